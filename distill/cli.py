@@ -1,0 +1,236 @@
+"""The command line: check, run, evaluate, report, recipes. Thin: each command calls the library function of its name."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from distill.errors import AlignmentError, DataError, DistillError, ModelError, RecipeError
+
+if TYPE_CHECKING:
+    from distill.progress import Progress
+
+app = typer.Typer(
+    name="distill",
+    help="Compress language models into compact students by knowledge distillation, and measure what was lost.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+RecipeArgument = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped one.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change one recipe key, such as train.learning_rate=1e-4."
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+
+@app.command()
+def check(recipe: RecipeArgument, overrides: SetOption = None, as_json: JsonOption = False) -> None:
+    """Read a recipe, name every mistake in it, and print what it would do."""
+    from distill.plan import plan
+
+    planned = plan(_read(recipe, overrides))
+    _print(json.dumps(planned.as_dict(), indent=1) if as_json else planned.as_text())
+
+
+@app.command()
+def run(
+    recipe: RecipeArgument,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="FOLDER", help="The run's folder. Default: the recipe's, or runs/NAME."
+        ),
+    ] = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Distil: teacher, student and the same student without a teacher, compared in one report.
+
+    Started again in the same folder, it continues an unfinished run.
+    """
+    read = _read(recipe, overrides)
+    folder = out or Path(read.folder)
+    _print(f"{read.name}: run folder {folder}", to_stderr=as_json)
+    from distill.runs import run as run_recipe
+
+    report = run_recipe(read, folder, progress=_progress(quiet=as_json))
+    _show_report(report, as_json)
+
+
+@app.command()
+def report(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Recompute a run's report from its stored predictions and write it again."""
+    from distill.report import write_report
+
+    _show_report(write_report(run_folder), as_json)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[
+        str | None,
+        typer.Argument(metavar="[MODEL]", help="A fine-tuned model folder, package:NAME or hub id."),
+    ] = None,
+    task: Annotated[
+        str, typer.Option(help="boolq, cb, copa, multirc, record, rte, wic, wsc, axb or axg.")
+    ] = ...,  # type: ignore[assignment]
+    data: Annotated[
+        str, typer.Option(metavar="SOURCE", help="demo, hub, or a folder of official jsonl files.")
+    ] = "demo",
+    predictions: Annotated[
+        Path | None,
+        typer.Option(help="Where to write the answers; without MODEL: stored answers to score again."),
+    ] = None,
+    max_length: Annotated[int, typer.Option(min=8, max=8192, help="Longest input in tokens.")] = 128,
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples a forward pass.")] = 64,
+    as_json: JsonOption = False,
+) -> None:
+    """Score a fine-tuned model on a task's dev split, or score stored predictions again."""
+    from distill.evaluate import evaluate_model, score_predictions
+    from distill.tasks import TASKS
+
+    if task not in TASKS:
+        raise DataError(f"--task {task}: no such task; the tasks are {', '.join(TASKS)}")
+    if model is None and predictions is None:
+        raise DataError("evaluate: give a MODEL, or --predictions FILE with stored answers")
+    if model is None:
+        result = score_predictions(task, predictions)  # type: ignore[arg-type]
+    else:
+        result = evaluate_model(
+            model,
+            task,
+            data=data,
+            predictions=predictions,
+            max_length=max_length,
+            batch_size=batch_size,
+            progress=_progress(quiet=as_json),
+        )
+    if as_json:
+        _print(json.dumps(result, indent=1))
+        return
+    for name, value in result["metrics"].items():
+        beside = f"   (majority {100 * result['majority'][name]:.1f})" if "majority" in result else ""
+        _print(f"{TASKS[task].title} {name}: {100 * value:.1f}{beside}")
+    for note in result.get("notes", []):
+        _print(f"note: {note}")
+
+
+@app.command()
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="Print this recipe instead of the list.")] = None,
+) -> None:
+    """List the recipes that come with distill, or print one: distill recipes quickstart > mine.yaml."""
+    from distill.recipe import recipe_text, shipped_recipes
+
+    if name is not None:
+        _print(recipe_text(name).rstrip("\n"))
+        return
+    found = shipped_recipes()
+    width = max(len(each) for each in found)
+    for each, about in found.items():
+        _print(f"{each:<{width}}  {about}")
+
+
+def main() -> NoReturn:
+    """Run the command line and exit: 0 done, 1 our failure, 2 the user's input, 130 and 143 for signals."""
+    sys.exit(_main())
+
+
+def _main() -> int:
+    import click
+
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        code = app(standalone_mode=False)
+    except (click.ClickException, typer.Exit, typer.Abort) as error:
+        if isinstance(error, click.ClickException):
+            error.show()
+            return error.exit_code
+        return getattr(error, "exit_code", 1)
+    except RecipeError as error:
+        for problem in error.problems:
+            _print(f"distill: {problem}", to_stderr=True)
+        return 2
+    except (DataError, ModelError, AlignmentError) as error:
+        _print(f"distill: {error}", to_stderr=True)
+        return 2
+    except DistillError as error:
+        _print(f"distill: {error}", to_stderr=True)
+        return 1
+    except KeyboardInterrupt:
+        _print("distill: stopped; the same command continues where it was", to_stderr=True)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has gone (| head): nothing more to say, and Python must not say it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        if os.environ.get("DISTILL_TRACEBACK"):
+            raise
+        first = str(error).strip().splitlines()
+        _print(
+            f"distill: internal error, {type(error).__name__}: {first[0] if first else ''} "
+            "(DISTILL_TRACEBACK=1 shows where)",
+            to_stderr=True,
+        )
+        return 1
+    return code if isinstance(code, int) else 0
+
+
+def _stop(number: int, frame: object) -> None:
+    _print("distill: stopped; the same command continues where it was", to_stderr=True)
+    sys.exit(128 + number)
+
+
+def _read(recipe: str, overrides: list[str] | None) -> Any:
+    from distill.recipe import read_recipe
+
+    return read_recipe(recipe, overrides or ())
+
+
+def _progress(*, quiet: bool) -> Progress:
+    from distill.progress import Bars, Lines, Silent
+
+    if quiet:
+        return Silent()
+    if not sys.stderr.isatty():
+        return Lines()
+    from rich.console import Console
+
+    return Bars(Console(stderr=True))
+
+
+def _show_report(found: Any, as_json: bool) -> None:
+    if as_json:
+        _print(json.dumps(found.data, indent=1, ensure_ascii=False))
+        return
+    from rich.console import Console
+
+    from distill.report.terminal import show
+
+    show(found, Console(width=None if sys.stdout.isatty() else 120))
+
+
+def _print(text: str, *, to_stderr: bool = False) -> None:
+    print(text, file=sys.stderr if to_stderr else sys.stdout, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""The order in which a run sees its examples: a function of seed and epoch alone, so that it can be resumed."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from distill.recipe import TrainRecipe
+
+# Sorting by length within this many batches keeps padding low and the order still random.
+BATCHES_SORTED_TOGETHER = 10
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the examples of a run become optimizer steps.
+
+    Attributes:
+        micro_batch: examples of one forward pass on one device.
+        accumulation: forward passes of a device that one optimizer step adds up.
+        devices: processes that share a step.
+        group: examples of a batch-wise group; None is the whole batch of a step.
+    """
+
+    micro_batch: int
+    accumulation: int = 1
+    devices: int = 1
+    group: int | None = None
+
+    @property
+    def batch(self) -> int:
+        """Examples of one optimizer step, over all devices."""
+        return self.micro_batch * self.accumulation * self.devices
+
+    def steps_per_epoch(self, examples: int) -> int:
+        """Optimizer steps that see every example once; the last may be smaller."""
+        return -(-examples // self.batch)
+
+    def micro_batches(self, batch: Sequence[int], device: int) -> list[tuple[list[int], list[int], float]]:
+        """What one device does in one step: (example indices, group ids, weight) a forward pass.
+
+        A device that a small last batch does not reach gets one example of weight 0, so that all devices take
+        part in the step.
+        """
+        group = self.group or self.batch
+        mine = range(
+            device * self.micro_batch * self.accumulation, (device + 1) * self.micro_batch * self.accumulation
+        )
+        places = [place for place in mine if place < len(batch)]
+        if not places:
+            return [([batch[0]], [0], 0.0)]
+        chunks = [places[i : i + self.micro_batch] for i in range(0, len(places), self.micro_batch)]
+        return [([batch[p] for p in chunk], [p // group for p in chunk], 1.0) for chunk in chunks]
+
+
+def total_steps(train: TrainRecipe, examples: int, devices: int = 1) -> int:
+    """Optimizer steps of a whole training."""
+    plan = Plan(train.per_device_train_batch_size, train.gradient_accumulation_steps, devices)
+    return train.max_steps or math.ceil(train.num_train_epochs * plan.steps_per_epoch(examples))
+
+
+def check_groups(plan: Plan) -> str | None:
+    """Why a plan would cut a batch-wise group into pieces; None when it does not."""
+    group = plan.group or plan.batch
+    if plan.micro_batch % group == 0:
+        return None
+    return (
+        f"the loss compares groups of {group} examples, but a forward pass holds {plan.micro_batch} "
+        f"(batch {plan.batch} = {plan.micro_batch} × {plan.accumulation} accumulated × {plan.devices} devices): "
+        f"a group would be cut; set the loss's group_size to a divisor of {plan.micro_batch}"
+    )
+
+
+def epoch_batches(
+    lengths: Sequence[int], batch: int, *, seed: int, epoch: int, by_length: bool
+) -> list[list[int]]:
+    """The batches of one epoch: every example once, shuffled by (seed, epoch), similar lengths together if asked."""
+    shuffle = random.Random(f"{seed}-{epoch}")  # noqa: S311 - an order, not a secret
+    order = list(range(len(lengths)))
+    shuffle.shuffle(order)
+    if by_length:
+        pool = batch * BATCHES_SORTED_TOGETHER
+        order = [
+            i
+            for start in range(0, len(order), pool)
+            for i in sorted(order[start : start + pool], key=lambda i: lengths[i])
+        ]
+    batches = [order[start : start + batch] for start in range(0, len(order), batch)]
+    if by_length:
+        last = batches.pop() if len(batches[-1]) < batch else None  # the short batch stays last
+        shuffle.shuffle(batches)
+        if last is not None:
+            batches.append(last)
+    return batches

@@ -1,0 +1,138 @@
+"""Checkpoints that are whole or absent: written aside, digested, synced, then renamed into place.
+
+A checkpoint is a folder `step-00000123` with safetensors files, `state.json`, and `manifest.json` that holds the
+sha256 of each file. No pickle is written or read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors.torch import load_file, save_file
+
+from distill.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MANIFEST = "manifest.json"
+STATE = "state.json"
+KEPT = 2
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a run needs to go on: tensors by file and name, and plain values."""
+
+    step: int
+    tensors: dict[str, dict[str, Tensor]]
+    state: dict[str, Any]
+
+
+def save_checkpoint(
+    folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
+) -> Path:
+    """Write checkpoint `step` under `folder`; older ones beyond the newest two are removed afterwards.
+
+    A crash at any moment leaves either the whole new checkpoint or none of it, and the older ones as they were.
+
+    Raises:
+        CheckpointError: the disk is full or not writable; nothing half-written stays behind.
+    """
+    final = folder / f"step-{step:08d}"
+    aside = folder / f".writing-{final.name}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir()
+        for name, group in tensors.items():
+            save_file(
+                {key: tensor.detach().cpu().contiguous() for key, tensor in group.items()},
+                aside / f"{name}.safetensors",
+            )
+        (aside / STATE).write_text(json.dumps({"step": step, **state}))
+        digests = {file.name: _sha256(file) for file in sorted(aside.iterdir())}
+        (aside / MANIFEST).write_text(json.dumps(digests, indent=1))
+        for file in aside.iterdir():
+            sync(file)
+        sync(aside)
+        shutil.rmtree(final, ignore_errors=True)
+        aside.rename(final)
+        sync(folder)
+    except OSError as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise CheckpointError(
+            f"checkpoint {final}: cannot be written ({error.strerror or error}); free some space there"
+        ) from error
+    for old in _steps(folder)[KEPT:]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def latest_checkpoint(folder: Path, owner: str) -> tuple[Checkpoint | None, list[str]]:
+    """The newest whole checkpoint of `owner` under `folder`, and a line for each damaged one passed over.
+
+    Raises:
+        CheckpointError: every checkpoint there is damaged, or it belongs to another run.
+    """
+    problems: list[str] = []
+    for path in _steps(folder):
+        try:
+            checkpoint = _read(path)
+        except CheckpointError as error:
+            problems.append(str(error))
+            continue
+        if checkpoint.state.get("owner") != owner:
+            raise CheckpointError(
+                f"checkpoint {path}: belongs to a run with other settings; use another output folder or remove it"
+            )
+        return checkpoint, problems
+    if problems:
+        raise CheckpointError("; ".join(problems) + "; remove the folder to start this part again")
+    return None, []
+
+
+def _read(path: Path) -> Checkpoint:
+    try:
+        manifest: dict[str, str] = json.loads((path / MANIFEST).read_text())
+        for name, digest in manifest.items():
+            if not (path / name).is_file():
+                raise CheckpointError(f"checkpoint {path}: {name} is missing")
+            if _sha256(path / name) != digest:
+                raise CheckpointError(
+                    f"checkpoint {path}: {name} is damaged (its sha256 is not the manifest's)"
+                )
+        state = json.loads((path / STATE).read_text())
+        tensors = {
+            name.removesuffix(".safetensors"): load_file(path / name)
+            for name in manifest
+            if name.endswith(".safetensors")
+        }
+        return Checkpoint(int(state["step"]), tensors, state)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"checkpoint {path}: {MANIFEST} or {STATE} cannot be read ({error})") from error
+
+
+def _steps(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*"), reverse=True) if folder.is_dir() else []
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Make a file's bytes, or a folder's entries, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,335 @@
+"""The training loop: one inner step, read top to bottom.
+
+batch ─► teacher ─┐
+      └► student ─┴► align ─► rows ─► loss ─► Σ w·v / Σ w over the whole batch ─► backward ─► optimizer
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from distill.alignment import align_classes
+from distill.engine.batches import Plan, check_groups, epoch_batches, total_steps
+from distill.engine.checkpoint import latest_checkpoint, save_checkpoint
+from distill.engine.optimizer import make_optimizer, optimizer_tensors, restore_optimizer
+from distill.engine.random_state import random_tensors, restore_random
+from distill.errors import CheckpointError, NumericsError, RecipeError
+from distill.losses import Loss, Total
+from distill.models import Batch, Features, Prediction, Student
+from distill.progress import Progress, Silent
+from distill.recipe import TrainRecipe
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from torch import Tensor
+
+    from distill.losses import Rows
+    from distill.losses.total import Evaluation
+
+
+class Engine:
+    """Trains one student with one loss on one data set.
+
+    Normalisation is exact: however a batch is split into forward passes or devices, the gradient is that of
+    Σ weight·value / Σ weight over the whole batch.
+
+    Args:
+        student: its weights are changed in place.
+        loss: a loss or a weighted sum of losses.
+        features: the training examples.
+        train: optimizer, schedule, batch sizes and precision.
+        teacher: called on every batch; needed when a term of the loss compares with one.
+        seed: decides the order of the examples and the dropout masks.
+        checkpoints: folder to save to and to continue from; None neither saves nor continues.
+        owner: what identifies this training; a checkpoint of another owner is refused.
+        evaluate: called every `train.eval_steps` steps with the student in inference mode; its figures are logged
+            and never used to choose a checkpoint.
+        log: receives one dictionary of figures every `train.logging_steps` steps.
+        progress: told where the run is.
+        accelerator: for devices and processes; made here when None.
+
+    Raises:
+        RecipeError: the batch would be split inside a batch-wise group, or a teacher is missing.
+        NumericsError: from `run`, when loss or gradient is not finite; the weights are those of the step before.
+
+    Example:
+        See "In your own script" of the README.
+    """
+
+    def __init__(
+        self,
+        student: Student,
+        loss: Loss | Total,
+        features: Features,
+        train: TrainRecipe,
+        *,
+        teacher: Callable[[Batch], Prediction] | None = None,
+        seed: int = 0,
+        checkpoints: Path | None = None,
+        owner: str = "",
+        evaluate: Callable[[], dict[str, float]] | None = None,
+        log: Callable[[dict[str, Any]], None] | None = None,
+        progress: Progress | None = None,
+        accelerator: Accelerator | None = None,
+    ):
+        if accelerator is None:
+            from accelerate import Accelerator
+
+            accelerator = Accelerator()
+        self.accelerator = accelerator
+        self.student = student
+        self.teacher = teacher
+        self.loss = loss if isinstance(loss, Total) else Total(terms=(loss,))
+        self.features = features
+        self.train = train
+        self.seed = seed
+        self.checkpoints = checkpoints
+        self.owner = owner
+        self.evaluate = evaluate
+        self.log = log or (lambda figures: None)
+        self.progress = progress or Silent()
+        self.plan = Plan(
+            micro_batch=train.per_device_train_batch_size,
+            accumulation=train.gradient_accumulation_steps,
+            devices=accelerator.num_processes,
+            group=self.loss.group_size,
+        )
+        cut = None if self.loss.additive else check_groups(self.plan)
+        if cut is not None:
+            raise RecipeError([f"loss: {cut}"])
+        if self.loss.needs_teacher and teacher is None:
+            raise RecipeError(["loss: a term compares with a teacher, but no teacher was given"])
+        if len(features) == 0:
+            raise RecipeError(["data: there are no training examples"])
+
+        torch.manual_seed(seed)
+        self.step_number = 0
+        self.tokens = 0
+        self.total_steps = total_steps(train, len(features), accelerator.num_processes)
+        optimizer, self.scheduler = make_optimizer(student.model, train, self.total_steps)
+        student.model.train()
+        student.model, self.optimizer = accelerator.prepare(student.model, optimizer)
+        self._autocast = _wants_bf16(train, accelerator.device)
+        self._sums: dict[str, Tensor] = {}
+        self._weight = torch.zeros((), device=accelerator.device)
+        self._resumed = False
+
+    def run(self) -> Student:
+        """Train to the last step, continuing from the newest checkpoint if there is one.
+
+        Returns:
+            The student, in inference mode.
+        """
+        if not self._resumed:
+            self.resume()
+        self.progress.begin(self.owner.split("@")[0] or "training", self.total_steps, self.step_number)
+        started, tokens_before = time.monotonic(), self.tokens
+        for batch in self._batches():
+            self.step(batch)
+            if self.step_number % self.train.logging_steps == 0 or self.step_number == self.total_steps:
+                seconds = time.monotonic() - started
+                figures = self._figures() | {
+                    "tokens_per_second": round((self.tokens - tokens_before) / seconds)
+                }
+                self.log({"step": self.step_number, **figures})
+                self.progress.advance(self.step_number, f"loss {figures['loss']:.4f}")
+            else:
+                self.progress.advance(self.step_number)
+            if self.evaluate and self.train.eval_steps and self.step_number % self.train.eval_steps == 0:
+                self.student.model.eval()
+                self.log({"step": self.step_number, **self.evaluate()})
+                self.student.model.train()
+            if (
+                self.checkpoints
+                and self.step_number % self.train.save_steps == 0
+                and self.step_number < self.total_steps
+            ):
+                self._save()
+        self.student.model = self.accelerator.unwrap_model(self.student.model).eval()
+        return self.student
+
+    def step(self, batch: list[int]) -> None:
+        """One optimizer step on the examples of `batch`, forward pass by forward pass."""
+        micro_batches = self.plan.micro_batches(batch, self.accelerator.process_index)
+        finite = torch.ones((), dtype=torch.bool, device=self.accelerator.device)
+        for last, micro in _mark_last(micro_batches):
+            with self.accelerator.no_sync(self.student.model) if not last else _nothing():
+                rows = self._rows(micro)
+                terms = self.loss.evaluate(rows)
+                # Devices average their gradients: multiplying by their number makes the sum over the whole batch.
+                loss = rows.mean(self.loss.combine(terms), total_weight=len(batch)) * self.plan.devices
+                finite &= loss.isfinite()
+                self.accelerator.backward(loss)
+            self._remember(rows, terms)
+        norm = self._clip()
+        if not bool(finite & norm.isfinite()):
+            raise self._culprit(micro_batches)
+        self.optimizer.step()
+        self.scheduler.step()
+        self.optimizer.zero_grad()
+        self.step_number += 1
+
+    def _rows(self, micro: tuple[list[int], list[int], float]) -> Rows:
+        index, group, weight = micro
+        batch = self.features.batch(index, group).to(self.accelerator.device)
+        self.tokens += int(batch.inputs["input_ids"].numel())
+        with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self._autocast):
+            teacher_BC = self.teacher(batch).logits_BC if self.teacher and self.loss.needs_teacher else None
+            student_BC = self.student(batch).logits_BC
+        return align_classes(
+            student_BC,
+            teacher_BC,
+            label_B=batch.label_B,
+            weight_B=batch.weight_B * weight,
+            group_B=batch.group_B,
+        )
+
+    def _clip(self) -> Tensor:
+        """The gradient's norm, after scaling the gradient down to `max_grad_norm` where it is longer."""
+        bound = self.train.max_grad_norm or math.inf
+        norm = self.accelerator.clip_grad_norm_(self.student.model.parameters(), bound)
+        self._sums["gradient_norm"] = torch.as_tensor(norm).detach()
+        return torch.as_tensor(norm)
+
+    def _batches(self) -> Iterator[list[int]]:
+        per_epoch = self.plan.steps_per_epoch(len(self.features))
+        while self.step_number < self.total_steps:
+            epoch, done = divmod(self.step_number, per_epoch)
+            batches = epoch_batches(
+                self.features.lengths,
+                self.plan.batch,
+                seed=self.seed,
+                epoch=epoch,
+                by_length=self.train.group_by_length,
+            )
+            yield from batches[done : done + self.total_steps - self.step_number]
+
+    def _remember(self, rows: Rows, terms: Evaluation) -> None:
+        for name, (values_N, diagnostics) in terms.items():
+            total = rows.mean(values_N.detach(), total_weight=1.0)
+            self._sums[f"loss/{name}"] = self._sums.get(f"loss/{name}", torch.zeros_like(total)) + total
+            for what, figure in diagnostics.items():
+                worst = torch.minimum if what == "converged" else torch.maximum
+                key = f"{name}/{what}"
+                self._sums[key] = worst(figure.detach(), self._sums.get(key, figure.detach()))
+        self._weight = self._weight + rows.weights.sum()
+
+    def _figures(self) -> dict[str, float]:
+        """Means since the last call: each term unweighted, and their weighted sum as `loss`."""
+        figures = {}
+        for name, total in self._sums.items():
+            figures[name] = float(total) / float(self._weight) if name.startswith("loss/") else float(total)
+        weighted = sum(
+            term.weight * figures[f"loss/{name}"]
+            for name, term in zip(self.loss.names, self.loss, strict=True)
+        )
+        self._sums, self._weight = {}, torch.zeros_like(self._weight)
+        return {"loss": weighted, **figures, "learning_rate": self.scheduler.get_last_lr()[0]}
+
+    def _culprit(self, micro_batches: list[tuple[list[int], list[int], float]]) -> NumericsError:
+        """Which tensor was not finite at this step. The weights have not been touched."""
+        where = f"step {self.step_number + 1}"
+        gradients = [
+            name
+            for name, parameter in self.student.model.named_parameters()
+            if parameter.grad is not None and not bool(parameter.grad.isfinite().all())
+        ]
+        self.optimizer.zero_grad()
+        with torch.no_grad():
+            for micro in micro_batches:
+                rows = self._rows(micro)
+                try:
+                    rows.check_finite()
+                except NumericsError as error:
+                    return NumericsError(f"{where}: {error}; the weights are those of the step before")
+                for name, (values_N, _) in self.loss.evaluate(rows).items():
+                    if not bool(values_N.isfinite().all()):
+                        return NumericsError(
+                            f"{where}: loss term {name} is not finite; the weights are those of the step before; "
+                            "lower its temperature's extremes or its weight"
+                        )
+        first = gradients[0] if gradients else "the student"
+        return NumericsError(
+            f"{where}: the gradient of {first} is not finite ({len(gradients)} tensors in all); the weights are "
+            "those of the step before; lower learning_rate or use precision: fp32"
+        )
+
+    def _save(self) -> None:
+        model = self.accelerator.unwrap_model(self.student.model)
+        states = random_tensors(self.accelerator)
+        if self.accelerator.is_main_process and self.checkpoints:
+            save_checkpoint(
+                self.checkpoints,
+                self.step_number,
+                {
+                    "student": _weights(model),
+                    "optimizer": optimizer_tensors(self.optimizer),
+                    "random": states,
+                },
+                {"owner": self.owner, "scheduler": self.scheduler.state_dict(), "tokens": self.tokens},
+            )
+        self.accelerator.wait_for_everyone()
+
+    def resume(self) -> int:
+        """Go back to the newest whole checkpoint, if there is one.
+
+        Returns:
+            The step it stands at; 0 without one.
+
+        Raises:
+            CheckpointError: the only checkpoints there are damaged or belong to another training.
+        """
+        self._resumed = True
+        if self.checkpoints is None:
+            return 0
+        checkpoint, problems = latest_checkpoint(self.checkpoints, self.owner)
+        for problem in problems:
+            self.progress.say(f"{problem}; the one before it is used")
+        if checkpoint is None:
+            return 0
+        weights = _weights(self.accelerator.unwrap_model(self.student.model))
+        stored = checkpoint.tensors["student"]
+        if weights.keys() != stored.keys():
+            raise CheckpointError(f"{self.checkpoints}: the checkpoint is of a student with other tensors")
+        with torch.no_grad():
+            for name, tensor in weights.items():
+                tensor.copy_(stored[name])
+        restore_optimizer(self.optimizer, checkpoint.tensors["optimizer"])
+        self.scheduler.load_state_dict(checkpoint.state["scheduler"])
+        # A scheduler's state does not reach the optimizer before its next step: put the rate back by hand.
+        for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
+            group["lr"] = rate
+        restore_random(self.accelerator, checkpoint.tensors["random"])
+        self.step_number = checkpoint.step
+        self.tokens = int(checkpoint.state["tokens"])
+        return self.step_number
+
+
+def _weights(model: torch.nn.Module) -> dict[str, Tensor]:
+    """Parameters (tied ones once) and buffers by name."""
+    return dict(model.named_parameters()) | {
+        f"buffer:{name}": buffer for name, buffer in model.named_buffers()
+    }
+
+
+def _wants_bf16(train: TrainRecipe, device: torch.device) -> bool:
+    if train.precision == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return train.precision == "bf16"
+
+
+def _mark_last(items: list[Any]) -> Iterator[tuple[bool, Any]]:
+    for position, item in enumerate(items):
+        yield position == len(items) - 1, item
+
+
+class _nothing:
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *args: object) -> None: ...

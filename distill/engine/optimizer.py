@@ -1,0 +1,52 @@
+"""AdamW, its schedule, and its state as named tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from distill.errors import CheckpointError
+from distill.recipe import TrainRecipe
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
+
+
+def make_optimizer(model: nn.Module, train: TrainRecipe, steps: int) -> tuple[Optimizer, LRScheduler]:
+    """AdamW without decay on biases and norms, with warm-up and the recipe's decay over `steps`."""
+    from transformers import get_scheduler
+
+    matrices = [p for p in model.parameters() if p.requires_grad and p.dim() >= 2]
+    vectors = [p for p in model.parameters() if p.requires_grad and p.dim() < 2]
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": train.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
+        lr=train.learning_rate,
+        fused=True,
+    )
+    warmup = round(train.warmup_steps * steps) if train.warmup_steps < 1 else round(train.warmup_steps)
+    return optimizer, get_scheduler(
+        train.lr_scheduler_type, optimizer, num_warmup_steps=warmup, num_training_steps=steps
+    )
+
+
+def optimizer_tensors(optimizer: Any) -> dict[str, Tensor]:
+    """Every tensor of the optimizer's state, named `<parameter number>.<what>`."""
+    state = optimizer.state_dict()["state"]
+    return {f"{number}.{name}": tensor for number, entry in state.items() for name, tensor in entry.items()}
+
+
+def restore_optimizer(optimizer: Any, tensors: Mapping[str, Tensor]) -> None:
+    """Put stored tensors back. What the optimizer holds besides (learning rates) is the scheduler's to restore."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        number, name = key.split(".", 1)
+        state.setdefault(int(number), {})[name] = tensor
+    whole = optimizer.state_dict()
+    expected = {number for group in whole["param_groups"] for number in group["params"]}
+    if state.keys() - expected:
+        raise CheckpointError("the checkpoint's optimizer has other parameters than the student")
+    optimizer.load_state_dict({**whole, "state": state})

@@ -1,0 +1,44 @@
+"""The random number generators that training draws from, as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+
+from distill.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from torch import Tensor
+
+
+def random_tensors(accelerator: Accelerator) -> dict[str, Tensor]:
+    """The generator states of every process, on the main process."""
+    from accelerate.utils import gather_object
+
+    mine = {"cpu": torch.get_rng_state()}
+    if accelerator.device.type == "cuda":
+        mine["cuda"] = torch.cuda.get_rng_state(accelerator.device)
+    states = gather_object([mine])
+    return {f"{name}.{rank}": state for rank, named in enumerate(states) for name, state in named.items()}
+
+
+def restore_random(accelerator: Accelerator, tensors: Mapping[str, Tensor]) -> None:
+    """Put this process's generators where they were.
+
+    Raises:
+        CheckpointError: the checkpoint was made by another number of processes or kind of device.
+    """
+    rank = accelerator.process_index
+    wanted = ["cpu", *(["cuda"] if accelerator.device.type == "cuda" else [])]
+    missing = [name for name in wanted if f"{name}.{rank}" not in tensors]
+    if missing:
+        raise CheckpointError(
+            f"the checkpoint holds no {missing[0]} random state for process {rank}: continue with as many processes "
+            "and the same kind of device as it was made with"
+        )
+    torch.set_rng_state(tensors[f"cpu.{rank}"])
+    if "cuda" in wanted:
+        torch.cuda.set_rng_state(tensors[f"cuda.{rank}"], accelerator.device)

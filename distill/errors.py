@@ -1,0 +1,33 @@
+"""What can go wrong, each with one clear line: what, where, what was found, what to do."""
+
+
+class DistillError(Exception):
+    """The root of every error distill raises on purpose. Its message is complete: no traceback is needed."""
+
+
+class RecipeError(DistillError):
+    """A recipe that cannot be run. `problems` holds one line a mistake: file:line:column: key: what to do."""
+
+    def __init__(self, problems: list[str]):
+        self.problems = problems
+        super().__init__("\n".join(problems))
+
+
+class DataError(DistillError):
+    """Task data that is missing, malformed or not what the task expects."""
+
+
+class ModelError(DistillError):
+    """A teacher or student that cannot be found, loaded or built."""
+
+
+class AlignmentError(DistillError):
+    """Teacher and student predictions that do not describe the same rows."""
+
+
+class CheckpointError(DistillError):
+    """A checkpoint or stored artefact that is damaged or belongs to something else."""
+
+
+class NumericsError(DistillError):
+    """A NaN or an infinity, with the tensor's name and the step, raised before any weight changed."""

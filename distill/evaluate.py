@@ -1,0 +1,79 @@
+"""Scoring one fine-tuned model on one task, outside a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from distill.progress import Progress, Silent
+from distill.tasks import DIAGNOSTICS, TASKS, encode, load_task, read_predictions, write_predictions
+
+
+def evaluate_model(
+    model: str,
+    task: str,
+    *,
+    data: str = "demo",
+    predictions: str | Path | None = None,
+    max_length: int = 128,
+    batch_size: int = 64,
+    revision: str | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Score a fine-tuned model on a task's dev split.
+
+    Args:
+        model: a folder, `package:…` or hub id with a trained head.
+        task: a key of `distill.tasks.TASKS`.
+        data: "demo", "hub", or a folder of official jsonl files.
+        predictions: where to write the answers.
+        max_length: longest input in tokens; longer ones are cut and counted.
+        batch_size: examples of a forward pass.
+        revision: the model's hub revision.
+        progress: told how far it is.
+
+    Returns:
+        `{"task", "metrics", "majority", "n", "truncated", "notes"}`, metrics as shares of 1.
+
+    Raises:
+        ModelError: the model is missing or not fine-tuned for such labels.
+        DataError: the data is missing or malformed.
+    """
+    from accelerate import Accelerator
+
+    from distill.engine import predict
+    from distill.models import Features, Teacher
+
+    source: Literal["demo", "hub", "folder"] = data if data in ("demo", "hub") else "folder"  # type: ignore[assignment]
+    loaded = load_task(task, source=source, path=data if source == "folder" else None)
+    # The diagnostics are answered by an RTE model, in RTE's labels.
+    judge = Teacher.load(model, kind=loaded.task.kind, labels=loaded.task.labels, revision=revision)
+    judge.model.to(Accelerator().device)
+    encoded = encode(loaded.validation, judge.tokenizer, max_length=max_length, truncate=loaded.task.truncate)
+    features = Features(encoded.features, None, judge.tokenizer, truncated=encoded.truncated)
+    told = progress or Silent()
+    told.begin(f"{task}", len(features))
+    logits_NC = predict(judge, features, batch_size=batch_size, device=judge.model.device, progress=told)
+    told.end(f"{len(features)} examples")
+    answers = [e.answered(row.tolist()) for e, row in zip(loaded.validation, logits_NC, strict=True)]
+    if predictions is not None:
+        write_predictions(predictions, answers)
+    return {
+        "task": task,
+        "metrics": loaded.task.score(answers),
+        "majority": loaded.task.majority(loaded.train, loaded.validation),
+        "n": len(answers),
+        "truncated": encoded.truncated,
+        "diagnostic": task in DIAGNOSTICS,
+        "notes": list(loaded.notes),
+    }
+
+
+def score_predictions(task: str, predictions: str | Path) -> dict[str, Any]:
+    """The metrics of stored answers, recomputed.
+
+    Raises:
+        DataError: the file is missing, malformed, or of another task.
+    """
+    answers = read_predictions(predictions)
+    return {"task": task, "metrics": TASKS[task].score(answers), "n": len(answers)}

@@ -1,0 +1,103 @@
+"""Encoded examples → padded tensors.
+
+Shapes: B examples, K choices (multiple choice only), T positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+Feature = Mapping[str, Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The examples of one forward pass.
+
+    Attributes:
+        inputs: what the model takes, each `[B, T]`, or `[B, K, T]` for multiple choice.
+        index_B: position of each example in its data set.
+        label_B: gold class or choice, None where the data has no labels.
+        weight_B: weight of each example in the loss.
+        group_B: id of the group an example belongs to (batch-wise losses).
+    """
+
+    inputs: dict[str, Tensor]
+    index_B: Tensor
+    label_B: Tensor | None
+    weight_B: Tensor
+    group_B: Tensor
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+        return replace(
+            self,
+            inputs={name: tensor.to(device) for name, tensor in self.inputs.items()},
+            index_B=self.index_B.to(device),
+            label_B=None if self.label_B is None else self.label_B.to(device),
+            weight_B=self.weight_B.to(device),
+            group_B=self.group_B.to(device),
+        )
+
+
+class Features:
+    """A data set ready for a model: token ids per example and choice, labels, and how to pad them.
+
+    Args:
+        features: per example, per choice: the tokenizer's output without padding. One choice for classification.
+        labels: gold classes, or None for unlabelled data.
+        tokenizer: decides pad ids and padding side.
+        truncated: how many examples lost tokens when they were encoded.
+    """
+
+    def __init__(
+        self,
+        features: Sequence[Sequence[Feature]],
+        labels: Sequence[int] | None,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        truncated: int = 0,
+    ):
+        if labels is not None and len(labels) != len(features):
+            raise ValueError(
+                f"labels must match features, got {len(labels)} labels for {len(features)} examples"
+            )
+        self.features = features
+        self.labels = labels
+        self.truncated = truncated
+        self.lengths = [max(len(choice["input_ids"]) for choice in choices) for choices in features]
+        self._left = tokenizer.padding_side == "left"
+        self._pad = {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id}
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def batch(self, index: Sequence[int], group: Sequence[int] | None = None) -> Batch:
+        """The examples at `index`, padded to the longest of them."""
+        longest = max(self.lengths[i] for i in index)
+        choices = len(self.features[index[0]])
+        inputs = {}
+        for name in self.features[index[0]][0]:
+            pad = self._pad.get(name, 0)
+            flat = [self._padded(choice[name], longest, pad) for i in index for choice in self.features[i]]
+            tensor = torch.tensor(flat, dtype=torch.long)
+            inputs[name] = tensor if choices == 1 else tensor.view(len(index), choices, longest)
+        return Batch(
+            inputs=inputs,
+            index_B=torch.tensor(index, dtype=torch.long),
+            label_B=None if self.labels is None else torch.tensor([self.labels[i] for i in index]),
+            weight_B=torch.ones(len(index)),
+            group_B=torch.tensor(group if group is not None else [0] * len(index), dtype=torch.long),
+        )
+
+    def _padded(self, ids: Sequence[int], length: int, pad: int) -> list[int]:
+        fill = [pad] * (length - len(ids))
+        return [*fill, *ids] if self._left else [*ids, *fill]

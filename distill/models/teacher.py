@@ -1,0 +1,69 @@
+"""The model that is learnt from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from distill.alignment import class_order
+from distill.models.batch import Batch
+from distill.models.loading import TaskKind, load_model, load_tokenizer
+from distill.models.prediction import Prediction
+from distill.models.source import find_model
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class Teacher:
+    """A fine-tuned model in inference mode. No run changes its weights, its mode or its buffers.
+
+    Args:
+        model: a sequence-classification or multiple-choice model.
+        tokenizer: the one it was trained with.
+        labels: the task's labels in the task's order. Classes of a model that names them in another order are
+            put into this order; None leaves them as they are.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        labels: Sequence[str] | None = None,
+    ):
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self._order = None if labels is None else class_order(model.config.id2label, labels)
+
+    @classmethod
+    def load(
+        cls, model: str, *, kind: TaskKind, labels: tuple[str, ...], revision: str | None = None
+    ) -> Teacher:
+        """A fine-tuned teacher from `package:…`, a folder or a hub id. A body without a trained head is refused."""
+        source = find_model(model, revision)
+        loaded = load_model(source, kind=kind, labels=labels, seed=0, allow_new_head=False)
+        return cls(loaded, load_tokenizer(source), labels if kind == "classification" else None)
+
+    @torch.inference_mode()
+    def __call__(self, batch: Batch) -> Prediction:
+        """Logits for a batch on the teacher's device."""
+        logits_BC = self.model(**batch.inputs).logits
+        return Prediction(logits_BC if self._order is None else logits_BC[:, self._order])
+
+
+class RememberedTeacher:
+    """A teacher's logits on one data set, computed once and looked up by example.
+
+    A classifier in inference mode says the same about an example in every epoch, so its forward pass is paid
+    once. Padding an example with others changes a logit by rounding only (about 1e-6).
+    """
+
+    def __init__(self, logits_NC: Tensor):
+        self.logits_NC = logits_NC
+
+    def __call__(self, batch: Batch) -> Prediction:
+        """The remembered logits of the batch's examples."""
+        return Prediction(self.logits_NC.to(batch.index_B.device)[batch.index_B])

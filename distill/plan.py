@@ -1,0 +1,103 @@
+"""What a recipe would do, without doing it: examples, steps, roles. Needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from distill.recipe import Recipe
+from distill.tasks import TASKS
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The fits a recipe leads to.
+
+    Attributes:
+        recipe: what was planned.
+        tasks: per task the examples and the optimizer steps of teacher and student; None where the data is on
+            the hub and was not looked at.
+    """
+
+    recipe: Recipe
+    tasks: dict[str, dict[str, int | None]]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for `--json`."""
+        from distill.recipe import recipe_sha256
+
+        return {
+            "name": self.recipe.name,
+            "recipe_sha256": recipe_sha256(self.recipe),
+            "folder": self.recipe.folder,
+            "source": self.recipe.data.source,
+            "fits": self._fits,
+            "tasks": self.tasks,
+        }
+
+    def as_text(self) -> str:
+        """A few lines and a table."""
+        recipe = self.recipe
+        loss = " + ".join(f"{term.weight:g} × {term.kind}" for term in recipe.loss)
+        roles = (
+            "teacher, student and baseline"
+            if recipe.baseline
+            else "teacher and student (no baseline, no verdict)"
+        )
+        lines = [
+            f"{recipe.name}: the recipe is fine",
+            f"  data     {recipe.data.source}{' ' + recipe.data.path if recipe.data.path else ''}",
+            f"  teacher  {recipe.teacher.model}{', fine-tuned here' if recipe.teacher.train else ', already fine-tuned'}",
+            f"  loss     {loss}",
+            f"  fits     {self._fits}: {roles} on {len(self.tasks)} tasks, seeds {', '.join(map(str, recipe.seeds))}",
+            f"  folder   {recipe.folder}",
+            "",
+            "  task      train   dev   teacher steps   student steps",
+        ]
+        for task, facts in self.tasks.items():
+            cells = [facts["train"], facts["validation"], facts["teacher_steps"], facts["student_steps"]]
+            shown = ["?" if cell is None else f"{cell:,}" for cell in cells]
+            lines.append(
+                f"  {TASKS[task].title:<8} {shown[0]:>6} {shown[1]:>5} {shown[2]:>15} {shown[3]:>15}"
+            )
+        return "\n".join(lines)
+
+    @property
+    def _fits(self) -> int:
+        seeds = len(self.recipe.seeds)
+        return len(self.tasks) * (1 + seeds * (2 if self.recipe.baseline else 1))
+
+
+def plan(recipe: Recipe) -> Plan:
+    """Count examples and steps. Data on the hub is not downloaded for this.
+
+    Raises:
+        DataError: the data of a folder is missing or malformed.
+    """
+    from distill.engine.batches import total_steps
+    from distill.tasks import load_task
+
+    tasks: dict[str, dict[str, int | None]] = {}
+    for name in recipe.data.tasks:
+        if recipe.data.source == "hub":
+            tasks[name] = dict.fromkeys(("train", "validation", "teacher_steps", "student_steps"))
+            continue
+        data = load_task(
+            name,
+            source=recipe.data.source,
+            path=recipe.data.path,
+            train_examples=recipe.data.train_examples,
+            validation_examples=recipe.data.validation_examples,
+            demo_seed=recipe.data.seed,
+        )
+        training = data.task.training_examples(
+            data.train, negatives=recipe.data.negatives, seed=recipe.data.seed
+        )
+        teacher = recipe.teacher.train
+        tasks[name] = {
+            "train": len(training),
+            "validation": len(data.validation),
+            "teacher_steps": total_steps(teacher.for_task(name), len(training)) if teacher else 0,
+            "student_steps": total_steps(recipe.train.for_task(name), len(training)),
+        }
+    return Plan(recipe, tasks)

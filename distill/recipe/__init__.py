@@ -1,0 +1,19 @@
+"""Recipes: what to train, on what, from whom; read from YAML or written in Python. Loads no torch."""
+
+from .reader import read_recipe, shipped_recipes
+from .schema import DataRecipe, FromTeacher, Recipe, StudentRecipe, TaskName, TeacherRecipe, TrainRecipe
+from .writer import recipe_sha256, write_recipe
+
+__all__ = [
+    "DataRecipe",
+    "FromTeacher",
+    "Recipe",
+    "StudentRecipe",
+    "TaskName",
+    "TeacherRecipe",
+    "TrainRecipe",
+    "read_recipe",
+    "recipe_sha256",
+    "shipped_recipes",
+    "write_recipe",
+]

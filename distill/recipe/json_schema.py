@@ -1,0 +1,53 @@
+"""The recipe's JSON Schema, so that editors complete and check the keys of a recipe."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import re
+from typing import Any, get_args
+
+from pydantic import TypeAdapter
+
+from distill.losses import AnyLoss
+
+from . import schema
+
+
+def json_schema() -> str:
+    """The JSON Schema (draft 2020-12) of a recipe, as the text of recipes/schema.json."""
+    made = TypeAdapter(schema.Recipe).json_schema(mode="validation")
+    definitions: dict[str, Any] = made.get("$defs", {})
+    for owner in (*_dataclasses(schema), *get_args(AnyLoss)):
+        _describe(made if owner is schema.Recipe else definitions.get(owner.__name__, {}), owner)
+        if owner is schema.TrainRecipe:
+            _describe(definitions["TrainRecipeFields"], owner)
+    for part in (made, *definitions.values()):
+        part.pop("title", None)
+        for entry in part.get("properties", {}).values():
+            entry.pop("title", None)
+    for loss in get_args(AnyLoss):
+        # pydantic tells the losses apart by kind, which has a default only for Python.
+        definitions[loss.__name__].setdefault("required", []).append("kind")
+    made = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "distill recipe", **made}
+    return json.dumps(made, indent=2, ensure_ascii=False) + "\n"
+
+
+def _dataclasses(module: Any) -> list[type]:
+    found = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and dataclasses.is_dataclass(value)
+    ]
+    return [value for value in found if value.__module__ == module.__name__]
+
+
+def _describe(part: dict[str, Any], owner: type) -> None:
+    """The first paragraph of the docstring for the mapping, its Attributes for the keys."""
+    text = inspect.getdoc(owner) or ""
+    part["description"] = " ".join(text.split("\n\n")[0].split())
+    attributes = re.split(r"\n\S", text.partition("Attributes:\n")[2])[0]
+    for name, said in re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", attributes, flags=re.MULTILINE):
+        if name in part.get("properties", {}):
+            part["properties"][name]["description"] = " ".join(said.split())

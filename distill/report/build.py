@@ -1,0 +1,191 @@
+"""A run's files → the report's figures. Scores are recomputed from the stored predictions every time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from distill.errors import DistillError
+from distill.evaluation import Interval, Resampler, interval, judge, ratios, task_score
+from distill.recipe import Recipe, read_recipe, recipe_sha256
+from distill.run_folder import Role, RunFolder, fit_name, read_json
+from distill.tasks import DIAGNOSTICS, SUPERGLUE, TASKS, Answer, read_predictions, score_name, superglue_score
+
+# A share of truncated validation examples above this is worth a warning.
+TRUNCATED_WORTH_SAYING = 0.05
+
+Answers = dict[str, list[Sequence[Answer]]]  # by task, then by seed
+
+
+def build_report(folder: RunFolder) -> dict[str, Any]:
+    """The content of `report.json`.
+
+    Raises:
+        DistillError: the run is not finished; the line names the first missing file.
+    """
+    recipe = read_recipe(folder.recipe)
+    data = read_json(folder.data)
+    measured = read_json(folder.measurements)
+    tasks = list(recipe.data.tasks)
+    diagnostics = [name for name in DIAGNOSTICS if name in data["tasks"]]
+    roles: tuple[Role, ...] = (
+        ("teacher", "student", "baseline") if recipe.baseline else ("teacher", "student")
+    )
+    fits = {role: {task: _fits(folder, recipe, role, task) for task in tasks} for role in roles}
+    answers = {role: {task: _answers(folder, recipe, role, task, task) for task in tasks} for role in roles}
+    diagnosed = {role: {d: _answers(folder, recipe, role, "rte", d) for d in diagnostics} for role in roles}
+    units = {task: data["tasks"][task]["units"] for task in tasks}
+    resampler = Resampler(units, len(recipe.seeds))
+    portions = {name: facts["portion"] for name, facts in data["tasks"].items() if facts["partial"]}
+
+    report: dict[str, Any] = {
+        "name": recipe.name,
+        "description": recipe.description,
+        "data": {
+            "source": data["source"],
+            "is_superglue": data["source"] != "demo" and set(tasks) == set(SUPERGLUE) and not portions,
+            "score_name": score_name(tasks, data["source"], portions),
+            "tasks": data["tasks"],
+        },
+        "majority": {"score": superglue_score({task: data["tasks"][task]["majority"] for task in tasks})},
+    }
+    for role in roles:
+        report[role] = _model(role, recipe, fits[role], answers[role], diagnosed[role], data, resampler) | {
+            "latency_ms": measured["latency_ms"]["teacher" if role == "teacher" else "student"]
+        }
+    teacher = report["teacher"]["score"]["mean"]
+    student = report["student"]["score"]["mean"]
+    majority = report["majority"]["score"]
+    report["compression"] = ratios(report["teacher"], report["student"])
+    report["retention"] = student / teacher if teacher else None
+    report["retention_above_majority"] = (
+        (student - majority) / (teacher - majority) if teacher > majority else None
+    )
+    if recipe.baseline:
+        report["verdict"] = judge(answers["student"], answers["baseline"])
+    else:
+        report["verdict"] = {
+            "gain": None,
+            "ci95": None,
+            "seeds": len(recipe.seeds),
+            "significant": None,
+            "sentence": "No verdict: the recipe says baseline: false, so nothing tells what the teacher is worth.",
+            "tasks": {},
+        }
+    report["sharing"] = measured["sharing"]
+    report["training"] = {
+        "loss": [asdict(term) for term in recipe.loss],
+        "seeds": list(recipe.seeds),
+        "seconds": {
+            role: round(sum(f["seconds"] for by in fits[role].values() for f in by), 1) for role in roles
+        },
+        "steps": {role: {task: by[0]["steps"] for task, by in fits[role].items()} for role in roles},
+        "student_start": fits["student"][tasks[0]][0]["provenance"],
+    }
+    report["warnings"] = _warnings(report, recipe, tasks)
+    report["environment"] = read_json(folder.environment)
+    report["recipe_sha256"] = recipe_sha256(recipe)
+    return report
+
+
+def _model(
+    role: Role,
+    recipe: Recipe,
+    fits: Mapping[str, list[dict[str, Any]]],
+    answers: Answers,
+    diagnosed: Answers,
+    data: Mapping[str, Any],
+    resampler: Resampler,
+) -> dict[str, Any]:
+    """One model's block: size, score with error bars, and every task's metrics."""
+    first = fits[recipe.data.tasks[0]][0]
+    count = 1 if role == "teacher" else len(recipe.seeds)
+    per_seed = [
+        float(np.mean([task_score(task, answers[task][s]) for task in answers])) for s in range(count)
+    ]
+    resampled = np.mean(list(resampler.scores(answers).values()), axis=0)
+    found: Interval = interval(float(np.mean(per_seed)), resampled)
+    blocks = {}
+    for task, by_seed in [*answers.items(), *diagnosed.items()]:
+        metrics = [TASKS[task].score(each) for each in by_seed]
+        owner = task if task in answers else "rte"
+        blocks[task] = {
+            **{name: float(np.mean([m[name] for m in metrics])) for name in TASKS[task].metrics},
+            "score": float(np.mean([task_score(task, each) for each in by_seed])),
+            "per_seed": {name: [m[name] for m in metrics] for name in TASKS[task].metrics},
+            "n": data["tasks"][task]["units"],
+            "truncated": fits[owner][0]["truncated"][task],
+            "majority": data["tasks"][task]["majority"],
+            "diagnostic": task in DIAGNOSTICS,
+        }
+    names = {
+        "teacher": recipe.teacher.model,
+        "student": recipe.name,
+        "baseline": f"{recipe.name}, labels only",
+    }
+    return {
+        "name": names[role],
+        "parameters": first["parameters"],
+        "embedding_parameters": first["embedding_parameters"],
+        "bytes": first["bytes"],
+        "score": {
+            "mean": found.mean,
+            "per_seed": per_seed,
+            "ci95": [found.low, found.high],
+            "std": float(np.std(per_seed, ddof=1)) if count > 1 else None,
+        },
+        "tasks": blocks,
+    }
+
+
+def _fits(folder: RunFolder, recipe: Recipe, role: Role, task: str) -> list[dict[str, Any]]:
+    seeds = recipe.seeds[:1] if role == "teacher" else recipe.seeds
+    return [read_json(folder.fit(fit_name(role, task, seed))) for seed in seeds]
+
+
+def _answers(folder: RunFolder, recipe: Recipe, role: Role, owner: str, task: str) -> list[Sequence[Answer]]:
+    seeds = recipe.seeds[:1] if role == "teacher" else recipe.seeds
+    paths = [folder.predictions(fit_name(role, owner, seed), task) for seed in seeds]
+    for path in paths:
+        if not path.is_file():
+            raise DistillError(f"{path}: is missing; `distill run` finishes the run")
+    return [read_predictions(path) for path in paths]
+
+
+def _warnings(report: Mapping[str, Any], recipe: Recipe, tasks: Sequence[str]) -> list[str]:
+    """What a reader must know before believing the numbers."""
+    lines = []
+    if report["data"]["source"] == "demo":
+        lines.append(
+            "These are distill's built-in demo tasks, not SuperGLUE: the scores say nothing about SuperGLUE."
+        )
+    for facts in report["data"]["tasks"].values():
+        lines += facts["notes"] if facts["partial"] else []
+    for task in tasks:
+        block = report["teacher"]["tasks"][task]
+        majority = 100 * float(np.mean(list(block["majority"].values())))
+        if block["score"] <= majority:
+            lines.append(
+                f"{TASKS[task].title}: the teacher ({block['score']:.1f}) does not beat the majority row "
+                f"({majority:.1f}), so there is nothing to distil."
+            )
+        for role in ("teacher", "student"):
+            cut, whole = report[role]["tasks"][task]["truncated"], report["data"]["tasks"][task]["validation"]
+            if cut > TRUNCATED_WORTH_SAYING * whole:
+                lines.append(
+                    f"{TASKS[task].title}: {cut} of {whole} validation examples were cut for the {role}; raise max_length."
+                )
+    if len(recipe.seeds) == 1:
+        lines.append("One seed: how much another seed would change the scores is not known.")
+    elif len(recipe.seeds) < 5:
+        lines.append(f"{len(recipe.seeds)} seeds: the interval knows little about variation between seeds.")
+    started = recipe.student.from_teacher
+    if started is not None and (started.weights == "fine_tuned" or recipe.teacher.train is None):
+        lines.append(
+            "Student and baseline both start from the fine-tuned teacher's weights, so the baseline has learnt from "
+            "the teacher too and the gain counts the loss alone."
+        )
+    return lines

@@ -1,0 +1,178 @@
+"""The report as tables a person reads in a minute."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from distill.tasks import DIAGNOSTICS, TASKS
+
+ROLES = ("teacher", "student", "baseline")
+METRIC_NAMES = {
+    "accuracy": "acc",
+    "macro_f1": "F1",
+    "f1a": "F1a",
+    "em": "EM",
+    "f1": "F1",
+    "matthews": "MCC",
+    "gender_parity": "GPS",
+}
+
+
+def to_markdown(report: Mapping[str, Any]) -> str:
+    """`report.md`: verdict first, then compression, tasks, warnings, and how it was made."""
+    parts = [
+        f"# {report['name']}",
+        report["description"],
+        f"**{report['verdict']['sentence']}**",
+        _kept(report),
+        "![compression against score](compression.png)",
+        _models_table(report),
+        _tasks_table(report),
+        _diagnostics_table(report),
+        _sharing(report),
+        "## Read this before believing the numbers\n\n"
+        + "\n".join(f"- {line}" for line in report["warnings"])
+        if report["warnings"]
+        else "",
+        _made(report),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def points(values: Mapping[str, float], metrics: Sequence[str]) -> str:
+    """`78.6 / 54.3`: a task's metrics in points, in the official order."""
+    return " / ".join(f"{100 * values[name]:.1f}" for name in metrics)
+
+
+def _kept(report: Mapping[str, Any]) -> str:
+    compression, teacher, student = report["compression"], report["teacher"], report["student"]
+    above = report["retention_above_majority"]
+    kept = "" if report["retention"] is None else f" and keeps {100 * report['retention']:.1f} % of its score"
+    beyond = "" if above is None else f" ({100 * above:.0f} % of what the teacher has above the majority row)"
+    return (
+        f"The student has {millions(student['parameters'])} parameters to the teacher's {millions(teacher['parameters'])}: "
+        f"{compression['parameters']:.2f}× smaller, {compression['non_embedding_parameters']:.2f}× without embeddings, "
+        f"{compression['latency']['batch_1']:.2f}× faster at batch 1{kept}{beyond}."
+    )
+
+
+def _models_table(report: Mapping[str, Any]) -> str:
+    rows = []
+    teacher = report["teacher"]
+    for role in (role for role in ROLES if role in report):
+        model = report[role]
+        score = model["score"]
+        low, high = score["ci95"]
+        ratio = teacher["parameters"] / model["parameters"]
+        body = model["parameters"] - model["embedding_parameters"]
+        seeds = "" if score["std"] is None else f", ±{score['std']:.1f} over seeds"
+        rows.append(
+            f"| {role_title(role)} | {millions(model['parameters'])} | {millions(body)} | {ratio:.2f}× "
+            f"| {model['bytes'] / 1e6:.1f} MB | {model['latency_ms']['batch_1']:.1f} | {model['latency_ms']['batch_32']:.1f} "
+            f"| **{score['mean']:.1f}** ({low:.1f} to {high:.1f}{seeds}) |"
+        )
+    rows.append(f"| majority | | | | | | | {report['majority']['score']:.1f} |")
+    head = (
+        "| model | parameters | without embeddings | compression | on disk | ms, batch 1 | ms, batch 32 | score (95 % interval) |\n"
+        "|---|--:|--:|--:|--:|--:|--:|--:|"
+    )
+    return f"Score: {report['data']['score_name']}.\n\n{head}\n" + "\n".join(rows)
+
+
+def _tasks_table(report: Mapping[str, Any]) -> str:
+    roles = [role for role in ROLES if role in report]
+    lines = [
+        "| task | metric | n | majority | "
+        + " | ".join(role_title(role) for role in roles)
+        + " | gain (95 % interval) | cut |",
+        "|---|---|--:|--:|" + "--:|" * (len(roles) + 2),
+    ]
+    for task, block in report["student"]["tasks"].items():
+        if task in DIAGNOSTICS:
+            continue
+        metrics = TASKS[task].metrics
+        cells = [points(report[r]["tasks"][task], metrics) for r in roles]
+        verdict = report["verdict"]["tasks"].get(task)
+        gain = (
+            ""
+            if verdict is None
+            else f"{verdict['gain']:+.1f} ({verdict['ci95'][0]:+.1f} to {verdict['ci95'][1]:+.1f})"
+        )
+        lines.append(
+            f"| {TASKS[task].title} | {' / '.join(METRIC_NAMES[m] for m in metrics)} | {block['n']} "
+            f"| {points(block['majority'], metrics)} | {' | '.join(cells)} | {gain} | {block['truncated']} |"
+        )
+    return "\n".join(lines)
+
+
+def _diagnostics_table(report: Mapping[str, Any]) -> str:
+    found = [task for task in report["student"]["tasks"] if task in DIAGNOSTICS]
+    if not found:
+        return ""
+    roles = [role for role in ROLES if role in report]
+    lines = [
+        "Diagnostics, answered by the RTE models and not part of the score:\n",
+        "| diagnostic | metric | n | " + " | ".join(role_title(role) for role in roles) + " |",
+        "|---|---|--:|" + "--:|" * len(roles),
+    ]
+    for task in found:
+        metrics = TASKS[task].metrics
+        cells = [points(report[r]["tasks"][task], metrics) for r in roles]
+        lines.append(
+            f"| {TASKS[task].title} | {' / '.join(METRIC_NAMES[m] for m in metrics)} "
+            f"| {report['student']['tasks'][task]['n']} | {' | '.join(cells)} |"
+        )
+    return "\n".join(lines)
+
+
+def _sharing(report: Mapping[str, Any]) -> str:
+    sharing = report["sharing"]
+    if sharing["models"] < 2:
+        return ""
+    one = sharing["parameters"] / sharing["models"]
+    return (
+        f"The {sharing['models']} task students hold {millions(sharing['parameters'])} parameters together. "
+        f"{millions(sharing['common'])} of each student's {millions(one)} are bitwise the same in all of them (mostly embeddings of "
+        f"words that training never met): stored once, the students would need "
+        f"{millions(sharing['parameters'] - (sharing['models'] - 1) * sharing['common'])}."
+    )
+
+
+def _made(report: Mapping[str, Any]) -> str:
+    environment, training = report["environment"], report["training"]
+    loss = " + ".join(_term(term) for term in training["loss"])
+    seconds = ", ".join(f"{role} {s:.0f} s" for role, s in training["seconds"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
+    start = training["student_start"]
+    began = (
+        f"layers {', '.join(map(str, start['layers']))} of {start['teacher']}"
+        if "layers" in start
+        else start.get("model", "random weights")
+    )
+    return (
+        "## How it was made\n\n"
+        f"- Loss: {loss}; seeds {', '.join(map(str, training['seeds']))}; student started from {began}.\n"
+        f"- Training and evaluation time: {seconds}.\n"
+        "- The baseline is the same student with the same initial weights, data order and steps, trained on labels alone. "
+        "The last weights are scored; no checkpoint was chosen by its validation score.\n"
+        f"- {environment['processor']}, {environment['cores']} cores, {environment['torch_threads']} threads, "
+        f"device {environment['device']}; Python {environment['python']}; distill {environment['distill']}"
+        f"{' at ' + environment['commit'][:12] if environment['commit'] else ''}; {versions}.\n"
+        f"- Recipe sha256 {report['recipe_sha256'][:16]}…; made again by `distill run recipe.yaml --out FOLDER`."
+    )
+
+
+def _term(term: Mapping[str, Any]) -> str:
+    settings = ", ".join(f"{k}={v}" for k, v in term.items() if k not in ("kind", "weight") and v is not None)
+    return f"{term['weight']:g} × {term['kind']}({settings})"
+
+
+def role_title(role: str) -> str:
+    """What a reader calls a role."""
+    return {"teacher": "teacher", "student": "student", "baseline": "student alone"}[role]
+
+
+def millions(count: float) -> str:
+    """`17.36 M`."""
+    return f"{count / 1e6:.2f} M" if count < 1e8 else f"{count / 1e6:.1f} M"

@@ -1,0 +1,52 @@
+"""A run's report: the figures, and the files that show them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distill.report.build import build_report
+from distill.report.markdown import to_markdown
+from distill.report.plot import plot_compression
+from distill.run_folder import RunFolder, write_json
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run found.
+
+    Attributes:
+        folder: where report.json, report.md and compression.png stand.
+        data: the content of report.json.
+    """
+
+    folder: Path
+    data: dict[str, Any]
+
+    @property
+    def verdict(self) -> str:
+        """Whether the teacher helped, in one sentence with its interval."""
+        return str(self.data["verdict"]["sentence"])
+
+    def score(self, role: str) -> float:
+        """The mean score of `teacher`, `student` or `baseline`, in points."""
+        return float(self.data[role]["score"]["mean"])
+
+    def to_markdown(self) -> str:
+        """The text of report.md."""
+        return to_markdown(self.data)
+
+
+def write_report(folder: str | Path) -> Report:
+    """Recompute a finished run's report from its stored predictions and write its three files.
+
+    Raises:
+        DistillError: the run is not finished, or one of its files is damaged.
+    """
+    run_folder = RunFolder(folder)
+    report = Report(run_folder.path, build_report(run_folder))
+    plot_compression(report.data, run_folder.path / "compression.png")
+    (run_folder.path / "report.md").write_text(report.to_markdown(), encoding="utf-8")
+    write_json(run_folder.report, report.data)
+    return report

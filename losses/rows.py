@@ -32,6 +32,7 @@ class Rows:
 
     Example:
         >>> import torch
+        >>> from distill.losses import Rows
         >>> rows = Rows(student=torch.zeros(3, 2), weight=torch.tensor([1.0, 1.0, 0.0]))
         >>> rows.mean(torch.tensor([1.0, 3.0, float("nan")]))
         tensor(2.)
@@ -148,8 +149,9 @@ class Rows:
             raise ValueError(f"values must have shape ({len(self)},), one a row, got {_shape(values_N)}")
         weight_N = self.weights.to(values_N.dtype)
         numerator = (values_N.where(weight_N > 0, 0.0) * weight_N).sum()
-        # new_zeros(()) + total takes a float, a tensor and a tensor of another dtype without a copy to the host.
+        # new_zeros(()) + total takes a float or a tensor, on the host or not, without waiting for the device.
         total = weight_N.sum() if total_weight is None else numerator.new_zeros(()) + total_weight
+        total = total.to(values_N.dtype)
         return numerator / total.where(total > 0, 1.0)
 
     def check_finite(self) -> None:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-FLOOR = -1e6
+FLOOR = -131_008.0
 """How far below its row's largest logit (after the temperature) a class can lie, in nats.
 
 A class further down, −inf included, counts as lying exactly here: its probability is 0 in float64 too, but
 its logarithm is a number, so no difference of two logarithms is ever inf − inf. A divergence that is infinite
-on paper (mass where the other distribution has none) is therefore finite: 10⁶ nats times the misplaced mass.
-Half-precision logits (±65504) keep their exact logarithms at every temperature from 0.14 up.
+on paper (mass where the other distribution has none) is therefore finite: 131,008 nats times the misplaced mass.
+The number is the widest gap between two float16 logits, ±65504: at temperatures from 1 up those keep their exact
+logarithms, and a gradient, at most a quarter of the gap, still fits into float16.
 """
 
 

@@ -1,7 +1,8 @@
 """Recipes: what to train, on what, from whom; read from YAML or written in Python. Loads no torch."""
 
-from .reader import read_recipe, shipped_recipes
+from .reader import read_recipe
 from .schema import DataRecipe, FromTeacher, Recipe, StudentRecipe, TaskName, TeacherRecipe, TrainRecipe
+from .shipped import recipe_text, shipped_recipes
 from .writer import recipe_sha256, write_recipe
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "TrainRecipe",
     "read_recipe",
     "recipe_sha256",
+    "recipe_text",
     "shipped_recipes",
     "write_recipe",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.resources
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -18,7 +17,8 @@ from . import schema, surroundings
 from .document import MOST_BYTES, Node, decode, parse
 from .known_keys import known_keys
 from .schema import Recipe
-from .wording import Mistake, Place, in_plain_words, nearest, shown, written
+from .shipped import recipe_text
+from .wording import Mistake, Place, in_plain_words, shown, written
 
 AFTER_THE_FILE = 10**9  # the line of an override, so that its mistakes come behind the file's
 
@@ -63,37 +63,13 @@ def read_recipe(
     return recipe
 
 
-def shipped_recipes() -> dict[str, str]:
-    """The recipes that come with distill: name to what its file's first comment says."""
-    found: dict[str, str] = {}
-    for entry in sorted(importlib.resources.files("distill.recipes").iterdir(), key=lambda entry: entry.name):
-        if entry.name.endswith(".yaml"):
-            comments = (
-                line.lstrip("# ").strip() for line in entry.read_text("utf-8").splitlines() if line[:1] == "#"
-            )
-            said = (
-                comment for comment in comments if comment and not comment.startswith("yaml-language-server")
-            )
-            found[entry.name.removesuffix(".yaml")] = next(said, "")
-    return found
-
-
 def _text(path: str | os.PathLike[str], file: str) -> str:
     try:
         try:
             with open(path, "rb") as stream:
                 data = stream.read(MOST_BYTES + 1)
         except FileNotFoundError:
-            name = os.fspath(path)
-            if name not in shipped_recipes():
-                raise
-            data = importlib.resources.files("distill.recipes").joinpath(f"{name}.yaml").read_bytes()
-    except FileNotFoundError:
-        shipped = ", ".join(shipped_recipes())
-        hint = nearest(file, shipped_recipes())
-        raise RecipeError(
-            [f"{file}: no such file; the recipes that come with distill are {shipped}{hint}"]
-        ) from None
+            data = recipe_text(os.fspath(path)).encode()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise RecipeError([f"{file}: cannot be read: {reason}"]) from None

@@ -31,10 +31,11 @@ class ForwardKL(Divergence):
     Raises:
         ValueError: temperature is not positive, scale is negative, or rows.teacher is None.
     Relations: `ReverseKL` seeks one mode instead of covering all; `JensenShannon` is bounded; `Labels` when there
-        is no teacher. A class the student excludes (−inf) costs 10⁶ nats times the teacher's mass on it.
+        is no teacher. A class the student excludes (−inf) costs 131,008 nats times the teacher's mass on it.
 
     Example:
         >>> import torch
+        >>> from distill.losses import ForwardKL, Rows
         >>> rows = Rows(student=torch.tensor([[2.0, 0.0, -1.0]]), teacher=torch.tensor([[1.0, 1.0, -2.0]]))
         >>> ForwardKL()(rows)
         tensor([0.4278])

@@ -40,6 +40,7 @@ class JensenShannon(Divergence):
 
     Example:
         >>> import torch
+        >>> from distill.losses import JensenShannon, Rows
         >>> rows = Rows(student=torch.tensor([[2.0, 0.0, -1.0]]), teacher=torch.tensor([[1.0, 1.0, -2.0]]))
         >>> JensenShannon()(rows)
         tensor([0.0877])

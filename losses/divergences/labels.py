@@ -39,6 +39,7 @@ class Labels(Loss):
 
     Example:
         >>> import torch
+        >>> from distill.losses import Labels, Rows
         >>> rows = Rows(student=torch.tensor([[2.0, 0.0, -1.0]]), label=torch.tensor([0]))
         >>> Labels()(rows)
         tensor([0.1698])

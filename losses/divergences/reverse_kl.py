@@ -22,7 +22,7 @@ class ReverseKL(Divergence):
     """KL(student || teacher) = Σ q log(q/p) of each row.
 
     Gradient for the student's logit i: qᵢ (log(qᵢ/pᵢ) − KL)/T. A class the teacher excludes (logit −inf) would
-    cost infinitely much; its log-probability is floored at −10⁶ nats (`temperature.FLOOR`), so it costs 10⁶ times
+    cost infinitely much; its log-probability is floored at −131,008 nats (`temperature.FLOOR`), so it costs 131,008 times
     the student's mass on it, in value and gradient. Exclude such classes on both sides where that is too harsh.
 
     Paper: Gu et al. 2023 (MiniLLM), arXiv:2306.08543, section 2.1, here of each row's full distribution and
@@ -36,6 +36,7 @@ class ReverseKL(Divergence):
 
     Example:
         >>> import torch
+        >>> from distill.losses import ReverseKL, Rows
         >>> rows = Rows(student=torch.tensor([[2.0, 0.0, -1.0]]), teacher=torch.tensor([[1.0, 1.0, -2.0]]))
         >>> ReverseKL()(rows)
         tensor([0.3195])

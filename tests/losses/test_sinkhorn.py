@@ -61,13 +61,12 @@ def test_the_cost_does_not_grow_with_the_batch():
 
 
 def test_an_unconverged_solve_shows_in_the_diagnostics():
-    # Each of two students must share two teachers out; one round cannot settle that at a small epsilon.
     rows = replace(random_rows(8, classes=2), group=torch.tensor([0, 0, 0, 0, 1, 1, 1, 2]))
     _, hasty = Sinkhorn(epsilon=0.01, iterations=1).evaluate(rows)
-    _, patient = Sinkhorn(epsilon=0.1, iterations=2000, tolerance=1e-6).evaluate(rows)
+    _, patient = Sinkhorn(epsilon=0.1, iterations=2000, tolerance=1e-3).evaluate(rows)
     assert float(hasty["marginal_error"]) > 0.05
     assert float(hasty["converged"]) == pytest.approx(1 / 3)  # the group of one row cannot go wrong
-    assert float(patient["marginal_error"]) < 1e-6
+    assert float(patient["marginal_error"]) < 1e-3
     assert float(patient["converged"]) == 1
 
 
@@ -91,9 +90,9 @@ def test_a_problem_refuses_marginals_that_do_not_fit():
 @pytest.mark.parametrize("solver", ["distill", "geomloss"])
 def test_the_exact_problem_needs_pot(solver):
     half = torch.ones(2) / 2
-    with pytest.raises(ValueError, match="epsilon 0 .* needs solver 'pot'"):
+    with pytest.raises(ValueError, match=r"epsilon 0 .* needs solver 'pot'"):
         solve(TransportProblem(torch.zeros(2, 2), half, half, 0), solver=solver)
-    with pytest.raises(ValueError, match="epsilon 0 .* needs solver 'pot'"):
+    with pytest.raises(ValueError, match=r"epsilon 0 .* needs solver 'pot'"):
         Sinkhorn(epsilon=0, solver=solver)
 
 

@@ -22,6 +22,7 @@ from distill.recipe import (
     TrainRecipe,
     read_recipe,
     recipe_sha256,
+    recipe_text,
     shipped_recipes,
     write_recipe,
 )
@@ -159,7 +160,8 @@ def test_a_written_recipe_reads_back_as_the_same_recipe(tmp_path_factory, writte
 
 @pytest.mark.parametrize("name", sorted(shipped_recipes()))
 def test_a_shipped_recipe_validates_and_round_trips(tmp_path: Path, name: str):
-    shipped = read_recipe(name)
+    # A shipped recipe may want data that is not here.
+    shipped = read_recipe(name, check_surroundings=False)
     assert shipped.name == name
     assert read_text(tmp_path, write_recipe(shipped)) == shipped
 
@@ -170,11 +172,9 @@ def test_every_shipped_recipe_says_what_it_is_and_where_its_schema_is():
     assert "quickstart" in shipped_recipes()
     for name, said in shipped_recipes().items():
         assert len(said) > 10, name
-        assert (
-            (folder / f"{name}.yaml")
-            .read_text()
-            .startswith("# yaml-language-server: $schema=schema.json\n# ")
-        )
+        text = (folder / f"{name}.yaml").read_text(encoding="utf-8")
+        assert recipe_text(name) == text
+        assert text.startswith("# yaml-language-server: $schema=schema.json\n# ")
 
 
 def test_a_file_of_a_shipped_recipes_name_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -123,6 +123,22 @@ def test_a_second_text_that_is_too_long_alone_is_cut_as_well(name):
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
+@pytest.mark.parametrize("room", [0, 1])
+def test_the_first_text_keeps_one_token_at_least(name, room):
+    tokenizer = TOKENIZERS[name]
+    first, second = "the cat sat on a mat", "seven wet dogs ran far"
+    behind = separated(tokenizer, second)
+    special = tokenizer.num_special_tokens_to_add(pair=True)
+    most = len(tokenizer(behind, add_special_tokens=False)["input_ids"]) + special + room
+    made = encode(
+        [Example("0", ((first, second),), 0, "0")], tokenizer, max_length=most, truncate="only_first"
+    )
+    strategy = "only_first" if room else "longest_first"
+    assert made.features[0] == [dict(tokenizer(first, behind, truncation=strategy, max_length=most))]
+    assert made.lengths == [most]
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
 def test_a_pair_that_just_fits_is_not_counted_as_truncated(name):
     tokenizer = TOKENIZERS[name]
     (example,) = given = examples(5, 1)

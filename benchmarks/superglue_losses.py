@@ -35,7 +35,9 @@ def recipe_for(task: str, loss: str, arguments: argparse.Namespace) -> distill.R
     teacher_train = distill.TrainRecipe(num_train_epochs=epochs, learning_rate=1e-4)
     return distill.Recipe(
         name=f"{task}-{loss}".replace("_", "-"),
-        data=distill.DataRecipe(source="folder", path=str(arguments.data), tasks=(task,), max_length=arguments.max_length),
+        data=distill.DataRecipe(
+            source="folder", path=str(arguments.data), tasks=(task,), max_length=arguments.max_length
+        ),
         teacher=distill.TeacherRecipe(model=arguments.teacher, train=teacher_train),
         student=distill.StudentRecipe(from_teacher=distill.FromTeacher(layers=arguments.layers)),
         loss=LOSSES[loss],
@@ -47,7 +49,9 @@ def recipe_for(task: str, loss: str, arguments: argparse.Namespace) -> distill.R
 
 def main() -> None:
     """Run, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder of official SuperGLUE jsonl files")
     parser.add_argument("--tasks", nargs="+", default=["cb", "copa", "wsc"], choices=sorted(EPOCHS))
     parser.add_argument("--losses", nargs="+", default=list(LOSSES), choices=list(LOSSES))

@@ -25,6 +25,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+STOPPED = "distill: stopped; the same command continues where it was"
+
 RecipeArgument = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped one.")
 ]
@@ -154,16 +156,9 @@ def main() -> NoReturn:
 
 
 def _main() -> int:
-    import click
-
     signal.signal(signal.SIGTERM, _stop)
     try:
         code = app(standalone_mode=False)
-    except (click.ClickException, typer.Exit, typer.Abort) as error:
-        if isinstance(error, click.ClickException):
-            error.show()
-            return error.exit_code
-        return getattr(error, "exit_code", 1)
     except RecipeError as error:
         for problem in error.problems:
             _print(f"distill: {problem}", to_stderr=True)
@@ -174,14 +169,17 @@ def _main() -> int:
     except DistillError as error:
         _print(f"distill: {error}", to_stderr=True)
         return 1
-    except KeyboardInterrupt:
-        _print("distill: stopped; the same command continues where it was", to_stderr=True)
-        return 130
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
     except BrokenPipeError:
         # The reader of our output has gone (| head): nothing more to say, and Python must not say it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:
+        # Wrong usage: the class of these is typer's own or click's, by typer's version.
+        if hasattr(error, "exit_code") and hasattr(error, "show"):
+            error.show()
+            return int(error.exit_code)
         if os.environ.get("DISTILL_TRACEBACK"):
             raise
         first = str(error).strip().splitlines()
@@ -191,11 +189,13 @@ def _main() -> int:
             to_stderr=True,
         )
         return 1
+    if code == 130:  # typer turns an interrupt into this code
+        _print(STOPPED, to_stderr=True)
     return code if isinstance(code, int) else 0
 
 
 def _stop(number: int, frame: object) -> None:
-    _print("distill: stopped; the same command continues where it was", to_stderr=True)
+    _print(STOPPED, to_stderr=True)
     sys.exit(128 + number)
 
 

@@ -1,2 +1,2 @@
 # For type checkers in a checkout: the package itself stands in /losses. Not in the wheel.
-from losses import *
+from losses import *  # noqa: F403

@@ -36,7 +36,7 @@ def align_classes(
     return Rows(student=student_BC, teacher=teacher_BC, label=label_B, weight=weight_B, group=group_B)
 
 
-def class_order(found: Mapping[int, str], labels: Sequence[str]) -> list[int] | None:
+def class_order(found: Mapping[int, str] | Mapping[str, str], labels: Sequence[str]) -> list[int] | None:
     """Where each of the task's labels stands among a model's classes; None when they already agree.
 
     A model fine-tuned elsewhere may number the classes differently (MNLI models do): distilling it without
@@ -50,7 +50,7 @@ def class_order(found: Mapping[int, str], labels: Sequence[str]) -> list[int] | 
         >>> class_order({0: "CONTRADICTION", 1: "entailment"}, ["entailment", "contradiction"])
         [1, 0]
     """
-    names = [str(found[i]).lower() for i in sorted(found)]
+    names = [name.lower() for _, name in sorted((int(number), name) for number, name in found.items())]
     wanted = [label.lower() for label in labels]
     if len(names) != len(wanted):
         raise AlignmentError(

@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import Tensor
 
-    from distill.losses import Rows
-    from distill.losses.total import Evaluation
+    from distill.losses import Evaluation, Rows
 
 
 class Engine:
@@ -142,7 +141,7 @@ class Engine:
             else:
                 self.progress.advance(self.step_number)
             if self.evaluate and self.train.eval_steps and self.step_number % self.train.eval_steps == 0:
-                self.student.model.eval()
+                self.student.model.train(mode=False)
                 self.log({"step": self.step_number, **self.evaluate()})
                 self.student.model.train()
             if (
@@ -151,7 +150,8 @@ class Engine:
                 and self.step_number < self.total_steps
             ):
                 self._save()
-        self.student.model = self.accelerator.unwrap_model(self.student.model).eval()
+        self.student.model = self.accelerator.unwrap_model(self.student.model)
+        self.student.model.train(mode=False)
         return self.student
 
     def step(self, batch: list[int]) -> None:
@@ -230,7 +230,7 @@ class Engine:
             for name, term in zip(self.loss.names, self.loss, strict=True)
         )
         self._sums, self._weight = {}, torch.zeros_like(self._weight)
-        return {"loss": weighted, **figures, "learning_rate": self.scheduler.get_last_lr()[0]}
+        return {"loss": float(weighted), **figures, "learning_rate": float(self.scheduler.get_last_lr()[0])}
 
     def _culprit(self, micro_batches: list[tuple[list[int], list[int], float]]) -> NumericsError:
         """Which tensor was not finite at this step. The weights have not been touched."""

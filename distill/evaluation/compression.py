@@ -81,8 +81,8 @@ def latency(
                 seconds = _timed(model, batches[role], device)
                 if turn >= WARM_UP:
                     times[role].append(seconds)
-        for role, seconds in times.items():
-            figures[role][f"batch_{count}"] = round(1000 * statistics.median(seconds), 3)
+        for role, measured in times.items():
+            figures[role][f"batch_{count}"] = round(1000 * statistics.median(measured), 3)
             figures[role][f"tokens_{count}"] = batches[role].inputs["input_ids"].shape[-1]
     return figures
 

@@ -66,9 +66,10 @@ def keep_layers(model: PreTrainedModel, layers: tuple[int, ...]) -> PreTrainedMo
         elif int(match[1]) in place:
             state[f"{prefix}.{place[int(match[1])]}.{match[2]}"] = tensor
     with quiet_transformers(), torch.random.fork_rng():
-        student = type(model)(config)
+        student: PreTrainedModel = type(model)(config)
     student.load_state_dict(state)
-    return student.eval()
+    student.train(mode=False)
+    return student
 
 
 def layer_stack(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:

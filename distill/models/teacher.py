@@ -34,9 +34,10 @@ class Teacher:
         tokenizer: PreTrainedTokenizerBase,
         labels: Sequence[str] | None = None,
     ):
-        self.model = model.eval().requires_grad_(False)
+        self.model = model
+        self.model.train(mode=False).requires_grad_(False)
         self.tokenizer = tokenizer
-        self._order = None if labels is None else class_order(model.config.id2label, labels)
+        self._order = None if labels is None else class_order(model.config.id2label or {}, labels)
 
     @classmethod
     def load(

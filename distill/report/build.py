@@ -29,7 +29,7 @@ def build_report(folder: RunFolder) -> dict[str, Any]:
     recipe = read_recipe(folder.recipe)
     data = read_json(folder.data)
     measured = read_json(folder.measurements)
-    tasks = list(recipe.data.tasks)
+    tasks: list[str] = list(recipe.data.tasks)
     diagnostics = [name for name in DIAGNOSTICS if name in data["tasks"]]
     roles: tuple[Role, ...] = (
         ("teacher", "student", "baseline") if recipe.baseline else ("teacher", "student")

@@ -37,7 +37,7 @@ def hub_rows(
     Raises:
         DataError: the dataset cannot be loaded.
     """
-    import datasets  # type: ignore[import-untyped]
+    import datasets
 
     asked = revision or PINNED
     part = "test" if name in ("axb", "axg") else split

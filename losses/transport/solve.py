@@ -95,7 +95,7 @@ def _sinkhorn(problem: TransportProblem, iterations: int) -> tuple[Tensor, tuple
 
 
 def _pot(problem: TransportProblem, iterations: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    import ot  # type: ignore[import-untyped]
+    import ot
 
     # POT updates columns, then rows. Transposed, its last update is ours: columns.
     plan_MN, log = ot.bregman.sinkhorn_log(
@@ -133,7 +133,7 @@ def _exact(problem: TransportProblem) -> tuple[Tensor, tuple[Tensor, Tensor]]:
 
 
 def _geomloss(problem: TransportProblem, iterations: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    from geomloss import ot  # type: ignore[import-untyped]
+    from geomloss import ot
 
     cost_NM = problem.cost_NM.detach()
     result = ot.solve(

@@ -1,15 +1,18 @@
-"""A classification problem small enough to train on in a test."""
+"""Problems small enough to train on in a test: 64 sequences, and a folder of tasks in the official layout."""
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
 import pytest
 
+from distill.losses import ForwardKL, Labels, Sinkhorn
 from distill.models import Features, Student, Teacher
 from distill.models.loading import load_model, load_tokenizer
 from distill.models.source import find_model
+from distill.recipe import DataRecipe, FromTeacher, Recipe, StudentRecipe, TeacherRecipe, TrainRecipe
 
 LABELS = ("no", "yes")
 
@@ -43,3 +46,99 @@ def features(tiny_bert: Path) -> Features:
         rows.append([{"input_ids": ids, "attention_mask": [1] * len(ids)}])
         labels.append(int(2000 in ids))
     return Features(rows, labels, load_tokenizer(find_model(str(tiny_bert))))
+
+
+THINGS = ("dog", "horse", "boat", "tree", "stone", "cloud", "river", "bird")
+
+
+def pairs(count: int, seed: int, labels: tuple[str, ...]) -> list[dict]:
+    draw = random.Random(seed)
+    rows = []
+    for idx in range(count):
+        label = draw.choice(labels)
+        thing, other = draw.sample(THINGS, 2)
+        second = f"there is a {thing} {idx}" if label == "entailment" else f"there is a {other} {idx}"
+        rows.append(
+            {"premise": f"I saw the {thing} by the road", "hypothesis": second, "label": label, "idx": idx}
+        )
+    return rows
+
+
+@pytest.fixture(scope="session")
+def official_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """CB, COPA, RTE, AX-b and AX-g in the official layout, with few and simple examples."""
+    root = tmp_path_factory.mktemp("superglue")
+    nli = ("entailment", "not_entailment")
+    files = {
+        "RTE/train": pairs(40, 1, nli),
+        "RTE/val": pairs(24, 2, nli),
+        "CB/train": pairs(40, 3, ("entailment", "contradiction", "neutral")),
+        "CB/val": pairs(24, 4, ("entailment", "contradiction", "neutral")),
+        "COPA/train": [
+            {
+                "premise": "It rained.",
+                "choice1": f"wet {i}",
+                "choice2": f"dry {i}",
+                "question": "effect",
+                "label": i % 2,
+                "idx": i,
+            }
+            for i in range(24)
+        ],
+        "COPA/val": [
+            {
+                "premise": "It rained.",
+                "choice1": f"wet {i}",
+                "choice2": f"dry {i}",
+                "question": "cause",
+                "label": i % 2,
+                "idx": i,
+            }
+            for i in range(30, 46)
+        ],
+        "AX-b/AX-b": [
+            {
+                "sentence1": r["premise"],
+                "sentence2": r["hypothesis"],
+                "label": r["label"],
+                "idx": str(r["idx"]),
+                "logic": "",
+            }
+            for r in pairs(16, 5, nli)
+        ],
+        "AX-g/AX-g": [
+            {
+                "premise": f"The baker met the teacher {k} and praised {word} work.",
+                "hypothesis": f"The baker did the work {k}.",
+                "label": nli[k % 2],
+                "idx": 2 * k + place,
+                "pair_id": 500 + 2 * k + place,
+            }
+            for k in range(8)
+            for place, word in enumerate(("his", "her"))
+        ],
+    }
+    for name, rows in files.items():
+        path = root / f"{name}.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return root
+
+
+@pytest.fixture(scope="session")
+def recipe(official_folder: Path, tiny_bert: Path) -> Recipe:
+    """Three tasks, two seeds, a four-layer teacher of 32 dimensions into two layers."""
+    train = TrainRecipe(
+        num_train_epochs=2, learning_rate=2e-3, per_device_train_batch_size=8, save_steps=4, eval_steps=5
+    )
+    return Recipe(
+        name="small",
+        data=DataRecipe(
+            source="folder", path=str(official_folder), tasks=("cb", "copa", "rte"), max_length=32
+        ),
+        teacher=TeacherRecipe(model=str(tiny_bert), train=train),
+        student=StudentRecipe(from_teacher=FromTeacher(layers=2)),
+        loss=0.5 * Labels() + 0.5 * ForwardKL(temperature=2.0) + 0.1 * Sinkhorn(),
+        train=train,
+        seeds=(0, 1),
+    )

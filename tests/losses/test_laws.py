@@ -51,7 +51,7 @@ def ordinary_rows(draw) -> Rows:
 def test_every_loss_obeys_the_laws_it_claims(loss):
     laws = laws_of(loss)
 
-    @settings(generated, max_examples=300 if loss.additive else 150)
+    @settings(generated, max_examples=300 if loss.additive else 100)
     @given(st.sampled_from(sorted(laws)), ordinary_rows())
     def obeys(name: str, rows: Rows) -> None:
         laws[name](loss, rows)

@@ -34,13 +34,17 @@ def test_classes_of_something_else_are_refused(found, message):
 
 def test_a_teacher_fine_tuned_in_another_order_answers_in_the_tasks_order(tiny_bert, tmp_path):
     source = find_model(str(tiny_bert))
-    model = load_model(source, kind="classification", labels=("contradiction", "neutral", "entailment"), seed=1)
+    model = load_model(
+        source, kind="classification", labels=("contradiction", "neutral", "entailment"), seed=1
+    )
     model.save_pretrained(tmp_path)
     load_tokenizer(source).save_pretrained(tmp_path)
     teacher = Teacher.load(str(tmp_path), kind="classification", labels=NLI)
     from distill.models import Features
 
-    features = Features([[{"input_ids": [101, 2000, 102], "attention_mask": [1, 1, 1]}]], [0], teacher.tokenizer)
+    features = Features(
+        [[{"input_ids": [101, 2000, 102], "attention_mask": [1, 1, 1]}]], [0], teacher.tokenizer
+    )
     batch = features.batch([0])
     with torch.inference_mode():
         own = model.eval()(**batch.inputs).logits

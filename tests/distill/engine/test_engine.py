@@ -58,11 +58,15 @@ def test_the_teacher_is_bitwise_unchanged(new_student, teacher, features):
 
 
 @pytest.mark.parametrize("stop_at", [3, 4, 7, 9])
-def test_an_interrupted_run_ends_with_bitwise_the_same_weights(new_student, teacher, features, tmp_path, stop_at):
+def test_an_interrupted_run_ends_with_bitwise_the_same_weights(
+    new_student, teacher, features, tmp_path, stop_at
+):
     train = TrainRecipe(max_steps=10, save_steps=2, learning_rate=1e-3, per_device_train_batch_size=16)
 
     def engine(folder):
-        return Engine(new_student(), LOSS, features, train, teacher=teacher, seed=3, checkpoints=folder, owner="a")
+        return Engine(
+            new_student(), LOSS, features, train, teacher=teacher, seed=3, checkpoints=folder, owner="a"
+        )
 
     straight = weights(engine(tmp_path / "straight").run())
     broken = engine(tmp_path / "broken")
@@ -102,7 +106,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(new_student, t
     assert_bitwise_equal(straight, weights(resumed.run()))
 
 
-@pytest.mark.parametrize("lost", ["optimizer.safetensors", "random.safetensors", "state.json", "manifest.json"])
+@pytest.mark.parametrize(
+    "lost", ["optimizer.safetensors", "random.safetensors", "state.json", "manifest.json"]
+)
 def test_a_checkpoint_with_a_missing_file_is_never_used(new_student, features, tmp_path, lost):
     train = TrainRecipe(max_steps=3, save_steps=2)
     Engine(new_student(), Labels(), features, train, checkpoints=tmp_path, owner="a").run()
@@ -153,7 +159,9 @@ def test_a_nan_teacher_stops_the_run_before_the_weights_change(new_student, teac
         return Prediction(logits_BC)
 
     student = new_student()
-    engine = Engine(student, ForwardKL() + Labels(), features, TrainRecipe(learning_rate=1e-3), teacher=breaking)
+    engine = Engine(
+        student, ForwardKL() + Labels(), features, TrainRecipe(learning_rate=1e-3), teacher=breaking
+    )
     before = []
     original = engine.step
 
@@ -187,7 +195,12 @@ def test_sinkhorns_convergence_is_logged(new_student, teacher, features):
 def test_figures_are_json(new_student, teacher, features):
     lines = []
     Engine(
-        new_student(), LOSS, features, TrainRecipe(max_steps=3, logging_steps=1), teacher=teacher, log=lines.append
+        new_student(),
+        LOSS,
+        features,
+        TrainRecipe(max_steps=3, logging_steps=1),
+        teacher=teacher,
+        log=lines.append,
     ).run()
     assert [json.loads(json.dumps(line))["step"] for line in lines] == [1, 2, 3]
     assert all(line["learning_rate"] >= 0 and line["gradient_norm"] > 0 for line in lines)

@@ -29,7 +29,9 @@ def gradient_after_one_batch(new_student, teacher, features, loss, micro, accumu
     engine = Engine(student, loss, features, train, teacher=teacher)
     caught = []
     engine.optimizer.optimizer.register_step_pre_hook(
-        lambda *_: caught.append(torch.cat([p.grad.flatten() for p in student.model.parameters() if p.grad is not None]))
+        lambda *_: caught.append(
+            torch.cat([p.grad.flatten() for p in student.model.parameters() if p.grad is not None])
+        )
     )
     engine.step(list(range(32)))
     return caught[0]
@@ -37,7 +39,9 @@ def gradient_after_one_batch(new_student, teacher, features, loss, micro, accumu
 
 @pytest.mark.parametrize("loss", ADDITIVE, ids=["kl", "reverse_kl", "jensen_shannon"])
 @pytest.mark.parametrize(("micro", "accumulation"), [(4, 8), (8, 4), (1, 32)])
-def test_a_split_batch_has_the_whole_batchs_gradient(new_student, teacher, features, loss, micro, accumulation):
+def test_a_split_batch_has_the_whole_batchs_gradient(
+    new_student, teacher, features, loss, micro, accumulation
+):
     whole = gradient_after_one_batch(new_student, teacher, features, loss, 32, 1)
     split = gradient_after_one_batch(new_student, teacher, features, loss, micro, accumulation)
     assert whole.norm() > 1e-3
@@ -60,7 +64,9 @@ def test_sinkhorn_groups_survive_a_split_along_their_borders(new_student, teache
 
 def test_a_split_through_a_sinkhorn_group_is_refused(new_student, teacher, features):
     train = TrainRecipe(per_device_train_batch_size=8, gradient_accumulation_steps=4)
-    with pytest.raises(RecipeError, match=r"groups of 32 examples, but a forward pass holds 8 .* group would be cut"):
+    with pytest.raises(
+        RecipeError, match=r"groups of 32 examples, but a forward pass holds 8 .* group would be cut"
+    ):
         Engine(new_student(), Sinkhorn() + Labels(), features, train, teacher=teacher)
 
 

@@ -46,7 +46,9 @@ def test_kept_layers_are_the_teachers_and_the_config_says_how_many(whole):
     assert torch.equal(
         ours["bert.encoder.layer.1.output.dense.weight"], theirs["bert.encoder.layer.3.output.dense.weight"]
     )
-    assert torch.equal(ours["bert.embeddings.word_embeddings.weight"], theirs["bert.embeddings.word_embeddings.weight"])
+    assert torch.equal(
+        ours["bert.embeddings.word_embeddings.weight"], theirs["bert.embeddings.word_embeddings.weight"]
+    )
     assert not any(".layer.2." in name for name in ours)
 
 
@@ -62,12 +64,17 @@ def test_a_saved_student_loads_with_the_auto_class_and_gives_the_same_logits(tin
     with torch.inference_mode():  # where a tensor lies in memory may change its last bit
         torch.testing.assert_close(loaded.eval()(IDS).logits, student.model(IDS).logits, rtol=0, atol=1e-6)
     assert loaded.config.id2label == {0: "no", 1: "yes"}
-    assert AutoTokenizer.from_pretrained(tmp_path)("a word")["input_ids"] == student.tokenizer("a word")["input_ids"]
+    assert (
+        AutoTokenizer.from_pretrained(tmp_path)("a word")["input_ids"]
+        == student.tokenizer("a word")["input_ids"]
+    )
     assert json.loads((tmp_path / "provenance.json").read_text())["layers"] == [0, 2]
 
 
 def test_a_multiple_choice_student_scores_choices(tiny_bert):
-    student = Student.from_teacher(str(tiny_bert), layers=1, kind="multiple_choice", labels=("first", "second"))
+    student = Student.from_teacher(
+        str(tiny_bert), layers=1, kind="multiple_choice", labels=("first", "second")
+    )
     with torch.inference_mode():
         logits = student.model(input_ids=IDS.repeat(3, 1).view(1, 3, -1).repeat(2, 1, 1)).logits
     assert logits.shape == (2, 3)
@@ -89,7 +96,8 @@ def test_the_head_is_drawn_from_the_seed_and_leaves_the_generator_alone(tiny_ber
 
 
 @pytest.mark.parametrize(
-    ("layers", "message"), [(5, "5 asked for, the teacher has 4"), ((0, 4), "the teacher's layers are 0 to 3")]
+    ("layers", "message"),
+    [(5, "5 asked for, the teacher has 4"), ((0, 4), "the teacher's layers are 0 to 3")],
 )
 def test_layers_the_teacher_does_not_have_are_refused(tiny_bert, layers, message):
     with pytest.raises(ModelError, match=message):
@@ -119,7 +127,9 @@ def test_other_architectures_lose_layers_too(tmp_path, minilm_folder):
     models = {
         "roberta": RobertaModel(RobertaConfig(**small, intermediate_size=32)),
         "electra": ElectraModel(ElectraConfig(**small, intermediate_size=32, embedding_size=16)),
-        "distilbert": DistilBertModel(DistilBertConfig(vocab_size=30522, dim=16, n_layers=4, n_heads=2, hidden_dim=32)),
+        "distilbert": DistilBertModel(
+            DistilBertConfig(vocab_size=30522, dim=16, n_layers=4, n_heads=2, hidden_dim=32)
+        ),
         "modernbert": ModernBertModel(ModernBertConfig(**small, intermediate_size=32, pad_token_id=0)),
     }
     for name, model in models.items():
@@ -137,7 +147,13 @@ def test_a_student_from_a_config_has_random_weights_of_its_own_shape(tiny_bert, 
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(minilm_folder)
-    config = {"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = {
+        "model_type": "bert",
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }
     student = Student.from_config(config, tokenizer, kind="classification", labels=LABELS, seed=1)
     assert student.model.config.hidden_size == 16
     assert student.model.config.vocab_size == len(tokenizer)

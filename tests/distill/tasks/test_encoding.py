@@ -15,7 +15,7 @@ LINES = [" ".join(WORDS), "* # : . , ? \" ' @ [ ]", "\n".join(WORDS[::-1])]
 
 def wordpiece() -> PreTrainedTokenizerFast:
     """As BERT: [CLS] first [SEP] second [SEP], with token types."""
-    made = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # noqa: S106
+    made = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     made.normalizer = normalizers.BertNormalizer()
     made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     trainer = trainers.WordPieceTrainer(
@@ -58,7 +58,7 @@ def text(draw: random.Random, most: int) -> str:
 def examples(
     seed: int, count: int = 40, choices: int = 1, first: int = 60, second: int = 12
 ) -> list[Example]:
-    draw = random.Random(seed)  # noqa: S311 - test data
+    draw = random.Random(seed)
     pairs = [tuple((text(draw, first), text(draw, second)) for _ in range(choices)) for _ in range(count)]
     return [Example(str(n), pair, 0, str(n)) for n, pair in enumerate(pairs)]
 

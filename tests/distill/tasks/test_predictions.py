@@ -43,7 +43,7 @@ def test_numpy_numbers_are_written_as_exact_floats(tmp_path):
 
 
 def test_scores_recomputed_from_the_file_are_the_scores_of_the_run(tmp_path):
-    draw = random.Random(0)  # noqa: S311 - test data
+    draw = random.Random(0)
     names = ("Ann", "Bob", "Rome", "the Rome")
     answers = [
         Answer(

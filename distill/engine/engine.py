@@ -6,9 +6,9 @@ batch ─► teacher ─┐
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -159,7 +159,7 @@ class Engine:
         micro_batches = self.plan.micro_batches(batch, self.accelerator.process_index)
         finite = torch.ones((), dtype=torch.bool, device=self.accelerator.device)
         for last, micro in _mark_last(micro_batches):
-            with self.accelerator.no_sync(self.student.model) if not last else _nothing():
+            with self.accelerator.no_sync(self.student.model) if not last else nullcontext():
                 rows = self._rows(micro)
                 terms = self.loss.evaluate(rows)
                 # Devices average their gradients: multiplying by their number makes the sum over the whole batch.
@@ -167,9 +167,13 @@ class Engine:
                 finite &= loss.isfinite()
                 self.accelerator.backward(loss)
             self._remember(rows, terms)
-        norm = self._clip()
+        parameters = [p for p in self.student.model.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if not bool(finite & norm.isfinite()):
             raise self._culprit(micro_batches)
+        if self.train.max_grad_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.train.max_grad_norm, norm)
+        self._sums["gradient_norm"] = norm
         self.optimizer.step()
         self.scheduler.step()
         self.optimizer.zero_grad()
@@ -189,13 +193,6 @@ class Engine:
             weight_B=batch.weight_B * weight,
             group_B=batch.group_B,
         )
-
-    def _clip(self) -> Tensor:
-        """The gradient's norm, after scaling the gradient down to `max_grad_norm` where it is longer."""
-        bound = self.train.max_grad_norm or math.inf
-        norm = self.accelerator.clip_grad_norm_(self.student.model.parameters(), bound)
-        self._sums["gradient_norm"] = torch.as_tensor(norm).detach()
-        return torch.as_tensor(norm)
 
     def _batches(self) -> Iterator[list[int]]:
         per_epoch = self.plan.steps_per_epoch(len(self.features))
@@ -327,9 +324,3 @@ def _wants_bf16(train: TrainRecipe, device: torch.device) -> bool:
 def _mark_last(items: list[Any]) -> Iterator[tuple[bool, Any]]:
     for position, item in enumerate(items):
         yield position == len(items) - 1, item
-
-
-class _nothing:
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *args: object) -> None: ...

@@ -9,7 +9,7 @@ from typing import Any
 from distill.report.build import build_report
 from distill.report.markdown import to_markdown
 from distill.report.plot import plot_compression
-from distill.run_folder import RunFolder, write_json
+from distill.run_folder import RunFolder, read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,12 @@ class Report:
     def to_markdown(self) -> str:
         """The text of report.md."""
         return to_markdown(self.data)
+
+
+def read_report(folder: str | Path) -> Report:
+    """The report as it was last written."""
+    run_folder = RunFolder(folder)
+    return Report(run_folder.path, read_json(run_folder.report))
 
 
 def write_report(folder: str | Path) -> Report:

@@ -10,7 +10,10 @@ OPENINGS = (
     "{name} lives in {city} and is a {job}.",
     "{name} lives in {city} and {work}.",
 )
-CONTINUATIONS = ("{Pronoun} owns a {thing} and a {animal}.", "{Pronoun} has a {animal} and a {thing} at home.")
+CONTINUATIONS = (
+    "{Pronoun} owns a {thing} and a {animal}.",
+    "{Pronoun} has a {animal} and a {thing} at home.",
+)
 QUESTIONS = {
     "job": ("is {name} a {job}", "does {name} work as a {job}"),
     "city": ("does {name} live in {city}", "is {name} at home in {city}"),

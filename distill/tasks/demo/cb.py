@@ -11,7 +11,14 @@ from .world import THINGS, Cast
 TRUE = ("knows", "noticed", "remembers", "is glad", "was surprised")
 FALSE = ("wrongly believes", "pretends", "lied", "falsely claims", "is wrong to think")
 OPEN = ("hopes", "thinks", "suspects", "was told", "guesses")
-VERBS = {"sold": "sell", "broke": "break", "bought": "buy", "lost": "lose", "found": "find", "painted": "paint"}
+VERBS = {
+    "sold": "sell",
+    "broke": "break",
+    "bought": "buy",
+    "lost": "lose",
+    "found": "find",
+    "painted": "paint",
+}
 LABELS = ("entailment", "contradiction", "neutral")
 
 
@@ -36,11 +43,13 @@ def rows(cast: Cast, count: int) -> list[dict[str, Any]]:
             stated = cast.random.random() < 0.5
         else:
             stated = (clause_true == factive) == (label == "entailment")
-        hypothesis = sentence(
-            doer.name, past, other if label == "neutral" and not opened else thing, stated
-        )
+        hypothesis = sentence(doer.name, past, other if label == "neutral" and not opened else thing, stated)
         made.append(
-            {"premise": f"{holder.name} {attitude} that {clause}.", "hypothesis": hypothesis + ".", "label": label}
+            {
+                "premise": f"{holder.name} {attitude} that {clause}.",
+                "hypothesis": hypothesis + ".",
+                "label": label,
+            }
         )
     return made
 

@@ -19,7 +19,11 @@ STORIES = (
     ("{a} drove too fast.", "{a} was stopped by the police.", "{a} paid a fine."),
     ("{a} dropped a glass.", "The glass of {a} broke.", "{a} swept up the pieces."),
     ("{a} worked hard all year.", "{a} got a raise.", "{a} bought a better car."),
-    ("{a} walked in the snow without gloves.", "The hands of {a} were freezing.", "{a} warmed up by the fire."),
+    (
+        "{a} walked in the snow without gloves.",
+        "The hands of {a} were freezing.",
+        "{a} warmed up by the fire.",
+    ),
     ("{a} left the cake in the oven too long.", "The cake of {a} burned.", "{a} baked another cake."),
     ("{a} forgot the umbrella.", "{a} got wet in the rain.", "{a} put on dry clothes."),
     ("{a} touched a hot stove.", "{a} burned a finger.", "{a} put ice on the finger."),
@@ -47,6 +51,12 @@ def rows(cast: Cast, count: int) -> list[dict[str, Any]]:
         right, wrong = (cause, effect) if question == "cause" else (effect, cause)
         choices = (right, wrong) if label == 0 else (wrong, right)
         made.append(
-            {"premise": premise, "choice1": choices[0], "choice2": choices[1], "question": question, "label": label}
+            {
+                "premise": premise,
+                "choice1": choices[0],
+                "choice2": choices[1],
+                "question": question,
+                "label": label,
+            }
         )
     return made

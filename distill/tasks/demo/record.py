@@ -2,11 +2,9 @@
 
 from typing import Any
 
-from .world import CITIES, THINGS, Cast
+from .world import Cast
 
-PASSAGES = (
-    "{woman} met {man} in {city} and bought a {thing}.",
-)
+PASSAGES = ("{woman} met {man} in {city} and bought a {thing}.",)
 QUERIES = ()
 
 

@@ -9,7 +9,11 @@ EVENTS = (
     ("{a} lent {b} money because", ("was rich.", "was generous."), ("was poor.", "needed help.")),
     ("{a} apologised to {b} because", ("felt guilty.", "was sorry."), ("felt hurt.", "was angry.")),
     ("{a} carried {b} home because", ("was strong.", "was kind."), ("was tired.", "was injured.")),
-    ("{a} taught {b} chess because", ("knew the game.", "was a good player."), ("wanted to learn.", "was a beginner.")),
+    (
+        "{a} taught {b} chess because",
+        ("knew the game.", "was a good player."),
+        ("wanted to learn.", "was a beginner."),
+    ),
     ("{a} thanked {b} because", ("was grateful.", "was polite."), ("was helpful.", "had saved the day.")),
     ("{a} comforted {b} because", ("was kind.", "felt pity."), ("was crying.", "was sad.")),
     ("{a} robbed {b} because", ("was greedy.", "was a thief."), ("was rich.", "was an easy victim.")),

@@ -175,9 +175,10 @@ def test_a_nan_teacher_stops_the_run_before_the_weights_change(new_student, teac
     assert_bitwise_equal(before[0], weights(student))
 
 
-def test_an_exploding_gradient_is_named(new_student, features):
+@pytest.mark.parametrize("what", ["inf", "nan"])
+def test_an_exploding_gradient_is_named(new_student, features, what):
     student = new_student()
-    student.model.classifier.weight.register_hook(lambda gradient: gradient * float("inf"))
+    student.model.classifier.weight.register_hook(lambda gradient: gradient * float(what))
     before = weights(student)
     with pytest.raises(NumericsError, match=r"step 1: the gradient of classifier\.weight is not finite"):
         Engine(student, Labels(), features, TrainRecipe()).run()

@@ -1,0 +1,73 @@
+"""What a run finds out besides its predictions: the data's digests and majorities, sizes and latencies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from distill.evaluation import latency, shareable
+from distill.models import Features, Teacher
+from distill.models.loading import load_model, load_tokenizer
+from distill.models.source import find_model
+from distill.recipe import Recipe
+from distill.run_folder import RunFolder
+from distill.tasks import TASKS, TaskData, encode
+
+if TYPE_CHECKING:
+    import torch
+
+
+def data_facts(recipe: Recipe, data: dict[str, TaskData]) -> dict[str, Any]:
+    """Per task: how many examples, the majority row, what is incomplete, and the digest of the content."""
+    return {
+        "source": recipe.data.source,
+        "tasks": {
+            name: {
+                "train": len(task.train),
+                "validation": len(task.validation),
+                "units": len({example.group for example in task.validation}),
+                "majority": task.task.majority(task.train, task.validation),
+                "partial": task.partial,
+                "portion": task.portion,
+                "notes": list(task.notes),
+                "sha256": task.sha256,
+            }
+            for name, task in data.items()
+        },
+    }
+
+
+def measurements(
+    recipe: Recipe, folder: RunFolder, data: dict[str, TaskData], device: torch.device
+) -> dict[str, Any]:
+    """Latency of teacher and student on the first task, and what the task students have in common.
+
+    The baseline is the student's architecture, so it has the student's latency.
+    """
+    from safetensors.torch import load_file
+
+    first = recipe.data.tasks[0]
+    task = TASKS[first]
+    fine_tuned_here = recipe.teacher.train is not None
+    teacher_name = str(folder.model("teacher", first)) if fine_tuned_here else recipe.teacher.for_task(first)
+    sources = {
+        "teacher": find_model(teacher_name, None if fine_tuned_here else recipe.teacher.revision),
+        "student": find_model(str(folder.model("student", first))),
+    }
+    models, features = {}, {}
+    for role, source in sources.items():
+        model = load_model(source, kind=task.kind, labels=task.labels, seed=0, allow_new_head=False)
+        tokenizer = load_tokenizer(source)
+        model.to(str(device))  # type: ignore[arg-type]  # transformers' wrapper hides torch's signature
+        models[role] = Teacher(model, tokenizer).model
+        encoded = encode(
+            data[first].validation[:256], tokenizer, max_length=recipe.data.max_length, truncate=task.truncate
+        )
+        features[role] = Features(encoded.features, None, tokenizer)
+    weights: dict[str, dict[str, torch.Tensor]] = {
+        name: load_file(folder.model("student", name) / "model.safetensors") for name in recipe.data.tasks
+    }
+    return {
+        "latency_ms": latency(models, features, device),
+        "latency_task": first,
+        "sharing": shareable(weights),
+    }

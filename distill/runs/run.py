@@ -1,0 +1,118 @@
+"""A whole run: teachers, students and baselines on every task, then the report."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from distill.errors import RecipeError
+from distill.progress import Progress, Silent
+from distill.recipe import Recipe, recipe_sha256, write_recipe
+from distill.report import Report, read_report, write_report
+from distill.run_folder import RunFolder, write_json
+from distill.runs.facts import data_facts, measurements
+from distill.runs.workbench import Workbench
+from distill.tasks import DIAGNOSTICS, SUPERGLUE, TaskData, load_task
+
+
+def run(recipe: Recipe, folder: str | Path | None = None, *, progress: Progress | None = None) -> Report:
+    """Do everything a recipe asks for, in a folder of its own; what an earlier call finished is kept.
+
+    Args:
+        recipe: from `read_recipe`, or built in Python.
+        folder: where to work; default the recipe's `output`, or `runs/<name>`.
+        progress: told where the run is; default nothing.
+
+    Returns:
+        The report, also written as report.json, report.md and compression.png.
+
+    Raises:
+        RecipeError: the folder holds another recipe's run.
+        DataError, ModelError, CheckpointError, NumericsError: each says what and where in one line.
+    """
+    _quiet_libraries()
+    from accelerate import Accelerator
+
+    from distill.environment import describe_environment
+
+    run_folder = RunFolder(folder or recipe.folder)
+    accelerator = Accelerator()
+    main = accelerator.is_main_process
+    told = (progress or Silent()) if main else Silent()
+    with run_folder.locked() if main else contextlib.nullcontext():
+        data = load_data(recipe)
+        if main:
+            _claim(run_folder, recipe)
+            write_json(run_folder.environment, describe_environment())
+            write_json(run_folder.data, data_facts(recipe, data))
+        accelerator.wait_for_everyone()
+        for name in recipe.data.tasks:
+            bench = Workbench(recipe, run_folder, data[name], _diagnostics_of(name, data), accelerator, told)
+            bench.fit_teacher()
+            for seed in recipe.seeds:
+                bench.fit_student(seed)
+                if recipe.baseline:
+                    bench.fit_baseline(seed)
+        if main and not run_folder.measurements.is_file():
+            told.begin("measuring", 1)
+            write_json(run_folder.measurements, measurements(recipe, run_folder, data, accelerator.device))
+            told.end("size and latency")
+        report = write_report(run_folder.path) if main else None
+        accelerator.wait_for_everyone()
+        return report or read_report(run_folder.path)
+
+
+def load_data(recipe: Recipe) -> dict[str, TaskData]:
+    """Every task of the recipe, and the diagnostics its RTE model answers where the source has them."""
+    wanted = recipe.data
+
+    def load(name: str) -> TaskData:
+        return load_task(
+            name,
+            source=wanted.source,
+            path=wanted.path,
+            revision=wanted.revision,
+            train_examples=wanted.train_examples,
+            validation_examples=wanted.validation_examples,
+            demo_seed=wanted.seed,
+        )
+
+    data: dict[str, TaskData] = {name: load(name) for name in SUPERGLUE if name in wanted.tasks}
+    if wanted.diagnostics and "rte" in data and wanted.source != "demo":
+        for name in DIAGNOSTICS:
+            if wanted.source == "hub" or _has_folder(wanted.path, name):
+                data[name] = load(name)
+    return data
+
+
+def _has_folder(path: str | None, name: str) -> bool:
+    from distill.tasks import TASKS
+
+    return path is not None and (Path(path) / TASKS[name].title).is_dir()
+
+
+def _diagnostics_of(name: str, data: dict[str, TaskData]) -> list[TaskData]:
+    return [data[diagnostic] for diagnostic in DIAGNOSTICS if diagnostic in data] if name == "rte" else []
+
+
+def _claim(folder: RunFolder, recipe: Recipe) -> None:
+    """Write the recipe down, or check that the folder's run is this recipe's."""
+    text = write_recipe(recipe)
+    if folder.recipe.is_file():
+        from distill.recipe import read_recipe
+
+        if recipe_sha256(read_recipe(folder.recipe)) != recipe_sha256(recipe):
+            raise RecipeError(
+                [
+                    f"{folder.recipe}: this folder holds the run of another recipe; choose another --out or remove it"
+                ]
+            )
+        return
+    folder.recipe.write_text(text, encoding="utf-8")
+
+
+def _quiet_libraries() -> None:
+    """Warnings that a user can do nothing about."""
+    import logging
+
+    logging.getLogger("accelerate").setLevel(logging.ERROR)

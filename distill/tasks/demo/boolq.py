@@ -11,8 +11,8 @@ OPENINGS = (
     "{name} lives in {city} and {work}.",
 )
 CONTINUATIONS = (
-    "{Pronoun} owns a {thing} and a {animal}.",
-    "{Pronoun} has a {animal} and a {thing} at home.",
+    "{name} owns a {thing} and a {animal}.",
+    "{name} has a {animal} and a {thing} at home.",
 )
 QUESTIONS = {
     "job": ("is {name} a {job}", "does {name} work as a {job}"),
@@ -31,9 +31,7 @@ def rows(cast: Cast, count: int) -> list[dict[str, Any]]:
         said = {kind: cast.random.sample(values, 2) for kind, values in VALUES.items()}
         facts = {kind: values[0] for kind, values in said.items()}
         opening, continuation = cast.random.choice(OPENINGS), cast.random.choice(CONTINUATIONS)
-        passage = f"{opening} {continuation}".format(
-            name=person.name, Pronoun=person.pronoun.title(), work=JOBS[facts["job"]], **facts
-        )
+        passage = f"{opening} {continuation}".format(name=person.name, work=JOBS[facts["job"]], **facts)
         kind = cast.random.choice(list(QUESTIONS))
         label = number % 2 == 0
         asked = {"name": person.name, kind: said[kind][0 if label else 1]}

@@ -9,7 +9,7 @@ from typing import Any
 from .world import THINGS, Cast
 
 TRUE = ("knows", "noticed", "remembers", "is glad", "was surprised")
-FALSE = ("wrongly believes", "pretends", "lied", "falsely claims", "is wrong to think")
+FALSE = ("wrongly believes", "pretends", "falsely claims")
 OPEN = ("hopes", "thinks", "suspects", "was told", "guesses")
 VERBS = {
     "sold": "sell",
@@ -36,13 +36,13 @@ def rows(cast: Cast, count: int) -> list[dict[str, Any]]:
         past = cast.random.choice(list(VERBS))
         clause_true = cast.random.random() < 0.5
         opened = label == "neutral" and number % 2 == 0
-        factive = cast.random.random() < 0.5
+        factive = cast.random.random() < 0.85
         attitude = cast.random.choice(OPEN if opened else TRUE if factive else FALSE)
         clause = sentence(doer.name, past, thing, clause_true)
         if label == "neutral":
             stated = cast.random.random() < 0.5
         else:
-            stated = (clause_true == factive) == (label == "entailment")
+            stated = clause_true == (factive == (label == "entailment"))
         hypothesis = sentence(doer.name, past, other if label == "neutral" and not opened else thing, stated)
         made.append(
             {

@@ -5,8 +5,8 @@ from typing import Any
 from .world import ANIMALS, CITIES, THINGS, Cast
 
 PARAGRAPHS = (
-    "{name} keeps a {0} and a {1}. In {2} {pronoun} bought a {3} and a {4}.",
-    "In {2} {name} bought a {3} and a {4}. At home {pronoun} keeps a {0} and a {1}.",
+    "{name} keeps a {0} and a {1}. In {2} {name} bought a {3} and a {4}.",
+    "In {2} {name} bought a {3} and a {4}. At home {name} keeps a {0} and a {1}.",
 )
 QUESTIONS = {"animals": "Which animals does {name} keep?", "things": "What did {name} buy?"}
 
@@ -23,7 +23,7 @@ def rows(cast: Cast, count: int) -> list[dict[str, Any]]:
         person = cast.person()
         animals, things = cast.random.sample(ANIMALS, 4), cast.random.sample(THINGS, 4)
         text = cast.random.choice(PARAGRAPHS).format(
-            *animals[:2], cast.random.choice(CITIES), *things[:2], name=person.name, pronoun=person.pronoun
+            *animals[:2], cast.random.choice(CITIES), *things[:2], name=person.name
         )
         questions = []
         for kind, own, foreign in (("animals", animals, things), ("things", things, animals)):

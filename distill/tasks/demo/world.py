@@ -1,7 +1,7 @@
 """The little world the demo tasks talk about, and one split's share of it.
 
-Everybody in the world appears in one split only and every sentence names somebody, so training and
-validation share no sentence. Jobs, things and places are the same in both: a task is about how they are
+Everybody in the world appears in one split only and every sentence names somebody (ReCoRD's queries, which cannot,
+name a thing of their split), so training and validation share no sentence. Jobs, things and places are the same in both: a task is about how they are
 put together. All words are common ones, so that most are a single piece for most tokenizers.
 """
 
@@ -194,17 +194,21 @@ class Cast:
 
     random: Random
     people: tuple[Person, ...] = field(repr=False)
+    things: tuple[str, ...] = field(repr=False)
 
     @classmethod
     def of(cls, split: str, random: Random) -> "Cast":
-        """The people of a split: every third one is kept for validation."""
+        """The people and things of a split: every third one is kept for validation."""
         people = [
             Person(name, pronoun)
             for names, pronoun in ((WOMEN, "she"), (MEN, "he"))
             for number, name in enumerate(names)
             if (number % 3 == 0) == (split == "validation")
         ]
-        return cls(random, tuple(people))
+        things = [
+            thing for number, thing in enumerate(THINGS) if (number % 3 == 0) == (split == "validation")
+        ]
+        return cls(random, tuple(people), tuple(things))
 
     def person(self) -> Person:
         """Anybody."""
@@ -218,3 +222,12 @@ class Cast:
         """Different people who share a pronoun, so that the pronoun alone does not tell who is meant."""
         pronoun = self.person().pronoun
         return self.random.sample([person for person in self.people if person.pronoun == pronoun], count)
+
+    def couple(self) -> list[Person]:
+        """Two people with different pronouns, in any order."""
+        pair = [
+            self.random.choice([person for person in self.people if person.pronoun == pronoun])
+            for pronoun in ("she", "he")
+        ]
+        self.random.shuffle(pair)
+        return pair

@@ -1,23 +1,122 @@
-"""Whom does the pronoun mean? Both people could be meant: the reason that is given decides."""
+"""Whom does the pronoun mean? Either of two people by its form, only one by what is said of them."""
 
 from typing import Any
 
 from .world import Cast
 
-# The first reason is about the one who acts, the second about the other one.
-EVENTS = (
-    ("{a} lent {b} money because", ("was rich.", "was generous."), ("was poor.", "needed help.")),
-    ("{a} apologised to {b} because", ("felt guilty.", "was sorry."), ("felt hurt.", "was angry.")),
-    ("{a} carried {b} home because", ("was strong.", "was kind."), ("was tired.", "was injured.")),
+# Two roles that meet, what the first does to the second, and what is said of either afterwards.
+MEETINGS = (
     (
-        "{a} taught {b} chess because",
-        ("knew the game.", "was a good player."),
-        ("wanted to learn.", "was a beginner."),
+        "doctor",
+        "patient",
+        "examined",
+        ("had a stethoscope", "had studied medicine"),
+        ("felt ill", "had a fever"),
     ),
-    ("{a} thanked {b} because", ("was grateful.", "was polite."), ("was helpful.", "had saved the day.")),
-    ("{a} comforted {b} because", ("was kind.", "felt pity."), ("was crying.", "was sad.")),
-    ("{a} robbed {b} because", ("was greedy.", "was a thief."), ("was rich.", "was an easy victim.")),
-    ("{a} fed {b} because", ("was a good cook.", "was generous."), ("was hungry.", "was starving.")),
+    (
+        "teacher",
+        "pupil",
+        "praised",
+        ("gave good lessons", "taught the class"),
+        ("had done the homework", "learned quickly"),
+    ),
+    (
+        "cook",
+        "guest",
+        "served",
+        ("had prepared the meal", "worked in the kitchen"),
+        ("had ordered soup", "was hungry"),
+    ),
+    (
+        "thief",
+        "witness",
+        "feared",
+        ("had stolen the money", "wanted to escape"),
+        ("had seen the crime", "wanted to tell the police"),
+    ),
+    (
+        "singer",
+        "listener",
+        "greeted",
+        ("had a beautiful voice", "was on the stage"),
+        ("had bought a ticket", "clapped loudly"),
+    ),
+    (
+        "pilot",
+        "passenger",
+        "calmed",
+        ("flew the plane", "sat in the cockpit"),
+        ("had booked a seat", "was afraid of flying"),
+    ),
+    (
+        "judge",
+        "prisoner",
+        "freed",
+        ("had read the law", "ruled the court"),
+        ("had been locked up", "sat in a cell"),
+    ),
+    (
+        "farmer",
+        "buyer",
+        "invited",
+        ("grew the corn", "milked the cows"),
+        ("paid for the eggs", "had come to the shop"),
+    ),
+    (
+        "nurse",
+        "baby",
+        "watched",
+        ("worked in the hospital", "wore a uniform"),
+        ("cried for milk", "was just born"),
+    ),
+    (
+        "barber",
+        "customer",
+        "called",
+        ("held the scissors", "cut the hair"),
+        ("had long hair", "wanted a haircut"),
+    ),
+    (
+        "writer",
+        "reader",
+        "thanked",
+        ("had finished the novel", "invented the story"),
+        ("had bought the book", "enjoyed the book"),
+    ),
+    ("driver", "cyclist", "saw", ("stopped the car", "held the wheel"), ("rode a bicycle", "wore a helmet")),
+    (
+        "king",
+        "servant",
+        "paid",
+        ("wore a crown", "ruled the country"),
+        ("cleaned the rooms", "obeyed every order"),
+    ),
+    (
+        "coach",
+        "player",
+        "trained",
+        ("led the team", "planned the training"),
+        ("scored a goal", "ran after the ball"),
+    ),
+    (
+        "hunter",
+        "guard",
+        "met",
+        ("shot a deer", "followed the tracks"),
+        ("watched the gate", "protected the forest"),
+    ),
+    (
+        "lawyer",
+        "client",
+        "advised",
+        ("spoke in court", "knew every law"),
+        ("had been sued", "needed legal help"),
+    ),
+)
+FRAMES = (
+    "{n} says the {a} {v} the {b} because {p} {r}.",
+    "The {a} {v} the {b}, {n} says, because {p} {r}.",
+    "At the house of {n} the {a} {v} the {b} because {p} {r}.",
 )
 
 
@@ -26,21 +125,27 @@ def rows(cast: Cast, count: int) -> list[dict[str, Any]]:
     made = []
     for number in range(count):
         label = number % 2 == 0
-        first, second = cast.namesakes(2)
-        event, *reasons = cast.random.choice(EVENTS)
+        person = cast.person()
+        first, second, verb, *said = cast.random.choice(MEETINGS)
         about = cast.random.randrange(2)
-        start = event.format(a=first.name, b=second.name)
-        text = f"{start} {first.pronoun} {cast.random.choice(reasons[about])}"
-        asked = (first, second)[about if label else 1 - about].name
-        words = start.split()
+        reason = cast.random.choice(said[about])
+        asked = (first, second)[about if label else 1 - about]
+        if cast.random.random() < 0.5:
+            first, second = second, first
+        pronoun = cast.random.choice(("he", "she"))
+        text = cast.random.choice(FRAMES).format(
+            n=person.name, a=first, b=second, v=verb, p=pronoun, r=reason
+        )
+        words = text.split()
+        at = next(i for i, w in enumerate(words) if w.strip(",") == asked)
         made.append(
             {
                 "text": text,
                 "target": {
-                    "span1_index": words.index(asked),
+                    "span1_index": at,
                     "span1_text": asked,
-                    "span2_index": len(words),
-                    "span2_text": first.pronoun,
+                    "span2_index": words.index(pronoun),
+                    "span2_text": pronoun,
                 },
                 "label": label,
             }

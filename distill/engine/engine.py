@@ -111,6 +111,10 @@ class Engine:
         self.step_number = 0
         self.tokens = 0
         self.total_steps = total_steps(train, len(features), accelerator.num_processes)
+        if train.freeze_embeddings:
+            for module in student.model.modules():
+                if isinstance(module, torch.nn.Embedding):
+                    module.requires_grad_(False)
         optimizer, self.scheduler = make_optimizer(student.model, train, self.total_steps)
         student.model.train()
         student.model, self.optimizer = accelerator.prepare(student.model, optimizer)

@@ -138,6 +138,8 @@ class TrainRecipe:
         precision: "fp32", "bf16" (autocast; weights stay in float32) or "auto" (bf16 where the device is
             fast at it). Default "auto".
         group_by_length: Batch examples of similar length together, which saves padding. Default true.
+        freeze_embeddings: Leave the embedding tables as they are: less to train and to store, since the models of
+            all tasks can share them. Default false.
         per_task: Other values of these fields for single tasks: {cb: {num_train_epochs: 20}}.
     """
 
@@ -156,6 +158,7 @@ class TrainRecipe:
     logging_steps: Count = 10
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     group_by_length: bool = True
+    freeze_embeddings: bool = False
     per_task: Annotated[Mapping[TaskName, Mapping[str, float | int | str | bool | None]], _Overrides()] = (
         field(default_factory=dict)
     )

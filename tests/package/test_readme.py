@@ -17,7 +17,12 @@ SNIPPETS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 def run_snippet(code: str, folder: Path) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False, env=dict(os.environ)
+        [sys.executable, "-c", code],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=dict(os.environ),
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -33,7 +38,9 @@ def test_the_whole_job_from_a_script(tmp_path):
 
 def test_the_losses_alone_in_a_loop_of_ones_own(tmp_path):
     (code,) = (snippet for snippet in SNIPPETS if "rows.mean" in snippet)
-    run_snippet("import sys\n" + code + "\nassert not {'transformers', 'datasets'} & sys.modules.keys()\n", tmp_path)
+    run_snippet(
+        "import sys\n" + code + "\nassert not {'transformers', 'datasets'} & sys.modules.keys()\n", tmp_path
+    )
 
 
 def test_the_recipe_shown_is_a_recipe(tmp_path):
@@ -74,6 +81,8 @@ def test_every_runtime_dependency_has_its_line():
         assert re.search(rf"\b{name[0]}\b", table), name[0]
 
 
-@pytest.mark.parametrize("link", re.findall(r"\]\(([^)#:]+)\)", README) + re.findall(r"`(tests/[a-z_/.]+)`", README))
+@pytest.mark.parametrize(
+    "link", re.findall(r"\]\(([^)#:]+)\)", README) + re.findall(r"`(tests/[a-z_/.]+)`", README)
+)
 def test_links_lead_somewhere(link):
     assert (ROOT / link).exists()

@@ -229,3 +229,13 @@ def test_evaluation_during_training_does_not_change_the_weights(new_student, tea
     ).run()
     assert len(seen) == 3
     assert_bitwise_equal(plain, weights(evaluated))
+
+
+def test_frozen_embeddings_stay_bitwise_the_same_and_the_rest_learns(new_student, teacher, features):
+    student = new_student()
+    before = weights(student)
+    train = TrainRecipe(max_steps=5, learning_rate=1e-3, freeze_embeddings=True, weight_decay=0.1)
+    after = weights(Engine(student, LOSS, features, train, teacher=teacher).run())
+    for name in before:
+        table = "embeddings" in name and "LayerNorm" not in name
+        assert torch.equal(before[name], after[name]) == table or "pooler" in name, name

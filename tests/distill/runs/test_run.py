@@ -47,7 +47,9 @@ def test_report_json_holds_what_it_promises(finished):
             assert block["truncated"] >= 0
             assert set(block["majority"]) == set(TASKS[name].metrics)
     assert set(report["compression"]) == {"parameters", "non_embedding_parameters", "bytes", "latency"}
-    assert report["retention"] == pytest.approx(report["student"]["score"]["mean"] / report["teacher"]["score"]["mean"])
+    assert report["retention"] == pytest.approx(
+        report["student"]["score"]["mean"] / report["teacher"]["score"]["mean"]
+    )
     verdict = report["verdict"]
     assert verdict["seeds"] == 2
     assert verdict["ci95"][0] <= verdict["gain"] <= verdict["ci95"][1]
@@ -60,10 +62,19 @@ def test_compression_counts_the_real_files_and_parameters(finished):
     student = load_file(finished.folder / "student" / "cb" / "model.safetensors")
     report = finished.data
     assert report["student"]["parameters"] == sum(tensor.numel() for tensor in student.values())
-    assert report["student"]["bytes"] == (finished.folder / "student" / "cb" / "model.safetensors").stat().st_size
-    tables = [tensor.numel() for name, tensor in student.items() if "embeddings" in name and "LayerNorm" not in name]
+    assert (
+        report["student"]["bytes"]
+        == (finished.folder / "student" / "cb" / "model.safetensors").stat().st_size
+    )
+    tables = [
+        tensor.numel() for name, tensor in student.items() if "embeddings" in name and "LayerNorm" not in name
+    ]
     assert report["student"]["embedding_parameters"] == sum(tables)
-    assert report["compression"]["parameters"] == report["teacher"]["parameters"] / report["student"]["parameters"] > 1
+    assert (
+        report["compression"]["parameters"]
+        == report["teacher"]["parameters"] / report["student"]["parameters"]
+        > 1
+    )
 
 
 def test_scores_are_recomputed_from_the_stored_predictions(finished):
@@ -72,7 +83,10 @@ def test_scores_are_recomputed_from_the_stored_predictions(finished):
     per_task = []
     for task in ("cb", "copa", "rte"):
         metrics = TASKS[task].score(read_predictions(folder.predictions(f"student-{task}-seed1", task)))
-        assert report["student"]["tasks"][task]["per_seed"][TASKS[task].metrics[0]][1] == metrics[TASKS[task].metrics[0]]
+        assert (
+            report["student"]["tasks"][task]["per_seed"][TASKS[task].metrics[0]][1]
+            == metrics[TASKS[task].metrics[0]]
+        )
         per_task.append(100 * np.mean([metrics[name] for name in TASKS[task].metrics]))
     assert report["student"]["score"]["per_seed"][1] == pytest.approx(np.mean(per_task))
     before = (finished.folder / "report.json").read_bytes()
@@ -97,8 +111,12 @@ def test_the_student_loads_with_transformers_and_gives_the_stored_logits(finishe
         if task == "copa":
             longest = max(len(choice["input_ids"]) for choice in choices)
             ids = torch.tensor([[*c["input_ids"], *[0] * (longest - len(c["input_ids"]))] for c in choices])
-            mask = torch.tensor([[1] * len(c["input_ids"]) + [0] * (longest - len(c["input_ids"])) for c in choices])
-            types = torch.tensor([[*c["token_type_ids"], *[0] * (longest - len(c["input_ids"]))] for c in choices])
+            mask = torch.tensor(
+                [[1] * len(c["input_ids"]) + [0] * (longest - len(c["input_ids"])) for c in choices]
+            )
+            types = torch.tensor(
+                [[*c["token_type_ids"], *[0] * (longest - len(c["input_ids"]))] for c in choices]
+            )
             inputs = {"input_ids": ids[None], "attention_mask": mask[None], "token_type_ids": types[None]}
         else:
             inputs = {name: torch.tensor([ids]) for name, ids in choices[0].items()}
@@ -124,7 +142,9 @@ def test_student_and_baseline_differ_only_in_their_loss(finished):
 
 def test_a_student_with_the_labels_loss_alone_is_its_own_baseline(recipe, tmp_path):
     """With no teacher in the loss, student and baseline must be bitwise the same model."""
-    alone = dataclasses.replace(recipe, loss=(Labels(),), data=dataclasses.replace(recipe.data, tasks=("cb",)))
+    alone = dataclasses.replace(
+        recipe, loss=(Labels(),), data=dataclasses.replace(recipe.data, tasks=("cb",))
+    )
     report = run(alone, tmp_path / "alone")
     folder = RunFolder(report.folder)
     for seed in (0, 1):
@@ -193,7 +213,10 @@ def test_changed_data_under_a_run_is_noticed(recipe, tmp_path, official_folder):
     copy = tmp_path / "data"
     shutil.copytree(official_folder, copy)
     short = dataclasses.replace(
-        recipe, data=dataclasses.replace(recipe.data, tasks=("cb",), path=str(copy)), seeds=(0,), baseline=False
+        recipe,
+        data=dataclasses.replace(recipe.data, tasks=("cb",), path=str(copy)),
+        seeds=(0,),
+        baseline=False,
     )
     run(short, tmp_path / "run")
     lines = (copy / "CB" / "train.jsonl").read_text().splitlines()
@@ -207,11 +230,15 @@ def test_runs_share_teachers_and_baselines_through_the_cache(recipe, tmp_path, m
     first = dataclasses.replace(
         recipe, data=dataclasses.replace(recipe.data, tasks=("rte",)), seeds=(0,), cache="cache", name="first"
     )
-    second = dataclasses.replace(first, name="second", loss=tuple(dataclasses.replace(t, weight=0.3) for t in recipe.loss))
+    second = dataclasses.replace(
+        first, name="second", loss=tuple(dataclasses.replace(t, weight=0.3) for t in recipe.loss)
+    )
     one = run(first, tmp_path / "one")
     trained = []
     original = Engine.run
-    monkeypatch.setattr(Engine, "run", lambda self: trained.append(self.owner.split("@")[0]) or original(self))
+    monkeypatch.setattr(
+        Engine, "run", lambda self: trained.append(self.owner.split("@")[0]) or original(self)
+    )
     two = run(second, tmp_path / "two")
     assert trained == ["student-rte-seed0"]
     assert two.data["teacher"]["tasks"] == one.data["teacher"]["tasks"]
@@ -225,11 +252,17 @@ def test_runs_share_teachers_and_baselines_through_the_cache(recipe, tmp_path, m
 def test_an_already_fine_tuned_teacher_is_taken_as_it_is(recipe, finished, tmp_path, monkeypatch):
     teachers = str(finished.folder / "teacher" / "{task}")
     taken = dataclasses.replace(
-        recipe, name="taken", teacher=dataclasses.replace(recipe.teacher, model=teachers, train=None), seeds=(0,)
+        recipe,
+        name="taken",
+        teacher=dataclasses.replace(recipe.teacher, model=teachers, train=None),
+        seeds=(0,),
     )
     before = {p: p.read_bytes() for p in (finished.folder / "teacher").rglob("*") if p.is_file()}
     report = run(taken, tmp_path / "taken")
-    assert report.data["teacher"]["tasks"]["cb"]["accuracy"] == finished.data["teacher"]["tasks"]["cb"]["accuracy"]
+    assert (
+        report.data["teacher"]["tasks"]["cb"]["accuracy"]
+        == finished.data["teacher"]["tasks"]["cb"]["accuracy"]
+    )
     assert any("start from the fine-tuned teacher's weights" in line for line in report.data["warnings"])
     assert before == {p: p.read_bytes() for p in before}
     assert not (report.folder / "teacher").exists()
@@ -254,7 +287,9 @@ def test_a_folder_without_a_finished_run_has_no_report_and_says_what_is_missing(
     unfinished = tmp_path / "unfinished"
     shutil.copytree(finished.folder, unfinished)
     (unfinished / "predictions" / "student-cb-seed1.cb.jsonl").unlink()
-    with pytest.raises(DistillError, match=r"student-cb-seed1\.cb\.jsonl: is missing; `distill run` finishes the run"):
+    with pytest.raises(
+        DistillError, match=r"student-cb-seed1\.cb\.jsonl: is missing; `distill run` finishes the run"
+    ):
         write_report(unfinished)
 
 
@@ -271,7 +306,9 @@ def test_report_md_shows_verdict_tables_and_warnings(finished):
 
 def test_the_report_says_how_much_the_students_have_in_common(finished):
     sharing = finished.data["sharing"]
-    students = [load_file(finished.folder / "student" / task / "model.safetensors") for task in ("cb", "copa", "rte")]
+    students = [
+        load_file(finished.folder / "student" / task / "model.safetensors") for task in ("cb", "copa", "rte")
+    ]
     words = [student["bert.embeddings.word_embeddings.weight"] for student in students]
     common_words = int(((words[0] == words[1]) & (words[0] == words[2])).all(1).sum()) * words[0].shape[1]
     assert sharing["models"] == 3
@@ -281,7 +318,11 @@ def test_the_report_says_how_much_the_students_have_in_common(finished):
 
 
 def test_a_second_process_in_the_same_folder_is_refused(tmp_path):
-    with RunFolder(tmp_path).locked(), pytest.raises(DistillError, match="another process"), RunFolder(tmp_path).locked():
+    with (
+        RunFolder(tmp_path).locked(),
+        pytest.raises(DistillError, match="another process"),
+        RunFolder(tmp_path).locked(),
+    ):
         pass
 
 
@@ -304,5 +345,9 @@ def test_finished_models_are_let_go(recipe, tmp_path):
     gc.collect()
     before = sum(issubclass(type(thing), PreTrainedModel) for thing in gc.get_objects())
     counting = Counting()
-    run(dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, tasks=("cb",))), tmp_path / "run", progress=counting)
+    run(
+        dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, tasks=("cb",))),
+        tmp_path / "run",
+        progress=counting,
+    )
     assert counting.alive - before <= 2 * 2  # one model is two of these: the task model and its body

@@ -186,7 +186,12 @@ def test_recipes_are_listed_and_printed():
 def test_a_stopped_run_says_how_to_continue_and_does(small, tmp_path, number, code):
     command = [sys.executable, "-m", "distill", "run", str(small), "--out", str(tmp_path / "run")]
     running = subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # A shell starts background jobs with interrupts ignored, and a test runner may be one.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     for _ in range(600):
         if (tmp_path / "run" / "fits" / "teacher-rte.json").exists():

@@ -26,7 +26,7 @@ def build_report(folder: RunFolder) -> dict[str, Any]:
     Raises:
         DistillError: the run is not finished; the line names the first missing file.
     """
-    recipe = read_recipe(folder.recipe)
+    recipe = read_recipe(folder.recipe, check_surroundings=False)
     data = read_json(folder.data)
     measured = read_json(folder.measurements)
     tasks: list[str] = list(recipe.data.tasks)

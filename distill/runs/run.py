@@ -101,7 +101,7 @@ def _claim(folder: RunFolder, recipe: Recipe) -> None:
     if folder.recipe.is_file():
         from distill.recipe import read_recipe
 
-        if recipe_sha256(read_recipe(folder.recipe)) != recipe_sha256(recipe):
+        if recipe_sha256(read_recipe(folder.recipe, check_surroundings=False)) != recipe_sha256(recipe):
             raise RecipeError(
                 [
                     f"{folder.recipe}: this folder holds the run of another recipe; choose another --out or remove it"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -226,9 +227,12 @@ def test_changed_data_under_a_run_is_noticed(recipe, tmp_path, official_folder):
 
 
 def test_runs_share_teachers_and_baselines_through_the_cache(recipe, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
     first = dataclasses.replace(
-        recipe, data=dataclasses.replace(recipe.data, tasks=("rte",)), seeds=(0,), cache="cache", name="first"
+        recipe,
+        data=dataclasses.replace(recipe.data, tasks=("rte",)),
+        seeds=(0,),
+        cache=str(tmp_path / "cache"),
+        name="first",
     )
     second = dataclasses.replace(
         first, name="second", loss=tuple(dataclasses.replace(t, weight=0.3) for t in recipe.loss)
@@ -291,6 +295,20 @@ def test_a_folder_without_a_finished_run_has_no_report_and_says_what_is_missing(
         DistillError, match=r"student-cb-seed1\.cb\.jsonl: is missing; `distill run` finishes the run"
     ):
         write_report(unfinished)
+
+
+def test_a_finished_run_needs_neither_its_data_nor_its_teacher_to_be_reported(finished, tmp_path):
+    import shutil
+
+    moved = tmp_path / "moved"
+    shutil.copytree(finished.folder, moved)
+    text = (moved / "recipe.yaml").read_text()
+    path = re.search(r"^  path: (.*)$", text, flags=re.MULTILINE)[1]
+    (moved / "recipe.yaml").write_text(text.replace(path, "/nowhere/any/more"))
+    # The digest covers the path, so everything else must be as it was.
+    expected = {key: value for key, value in finished.data.items() if key != "recipe_sha256"}
+    found = write_report(moved).data
+    assert {key: value for key, value in found.items() if key != "recipe_sha256"} == expected
 
 
 def test_report_md_shows_verdict_tables_and_warnings(finished):

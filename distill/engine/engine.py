@@ -21,7 +21,7 @@ from distill.engine.optimizer import make_optimizer, optimizer_tensors, restore_
 from distill.engine.random_state import random_tensors, restore_random
 from distill.errors import CheckpointError, NumericsError, RecipeError
 from distill.losses import Loss, Total
-from distill.models import Batch, Features, Prediction, Student
+from distill.models import Batch, Features, Prediction, Student, set_dropout
 from distill.progress import Progress, Silent
 from distill.recipe import TrainRecipe
 
@@ -115,6 +115,8 @@ class Engine:
             for module in student.model.modules():
                 if isinstance(module, torch.nn.Embedding):
                     module.requires_grad_(False)
+        if train.dropout is not None:
+            set_dropout(student.model, train.dropout)
         optimizer, self.scheduler = make_optimizer(student.model, train, self.total_steps)
         student.model.train()
         student.model, self.optimizer = accelerator.prepare(student.model, optimizer)

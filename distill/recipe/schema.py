@@ -140,6 +140,8 @@ class TrainRecipe:
         group_by_length: Batch examples of similar length together, which saves padding. Default true.
         freeze_embeddings: Leave the embedding tables as they are: less to train and to store, since the models of
             all tasks can share them. Default false.
+        dropout: The probability of every dropout layer while training. 0 learns a short, clean task in half the
+            steps; a long training on little data wants some. Default: what the model's config says.
         per_task: Other values of these fields for single tasks: {cb: {num_train_epochs: 20}}.
     """
 
@@ -159,6 +161,7 @@ class TrainRecipe:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     group_by_length: bool = True
     freeze_embeddings: bool = False
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     per_task: Annotated[Mapping[TaskName, Mapping[str, float | int | str | bool | None]], _Overrides()] = (
         field(default_factory=dict)
     )

@@ -239,3 +239,17 @@ def test_frozen_embeddings_stay_bitwise_the_same_and_the_rest_learns(new_student
     for name in before:
         table = "embeddings" in name and "LayerNorm" not in name
         assert torch.equal(before[name], after[name]) == table or "pooler" in name, name
+
+
+def test_the_recipe_s_dropout_replaces_the_model_s_while_training_and_not_in_its_config(
+    new_student, features, tmp_path
+):
+    def trained(dropout: float | None):
+        return Engine(new_student(), Labels(), features, TrainRecipe(max_steps=3, dropout=dropout)).run()
+
+    own, explicit, none = trained(None), trained(0.1), trained(0.0)
+    assert_bitwise_equal(weights(own), weights(explicit))
+    with pytest.raises(AssertionError):
+        assert_bitwise_equal(weights(own), weights(none))
+    none.save(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["hidden_dropout_prob"] == 0.1

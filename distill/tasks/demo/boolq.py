@@ -4,6 +4,13 @@ from typing import Any
 
 from .world import ANIMALS, CITIES, JOBS, THINGS, Cast
 
+# What is said once and asked in the same words, and what takes two sentences or other words.
+SHORT = {
+    "job": "{name} is a {job} in {city}.",
+    "city": "{name} lives in {city} and is a {job}.",
+    "thing": "{name} owns a {thing} and a {animal}.",
+    "animal": "{name} has a {animal} and a {thing}.",
+}
 OPENINGS = (
     "{name} is a {job} in {city}.",
     "{name} {work} in {city}.",
@@ -20,6 +27,7 @@ QUESTIONS = {
     "thing": ("does {name} own a {thing}", "does {name} have a {thing}"),
     "animal": ("does {name} own a {animal}", "does {name} have a {animal}"),
 }
+SHARE_SHORT = 0.5
 VALUES = {"job": list(JOBS), "city": CITIES, "thing": THINGS, "animal": ANIMALS}
 
 
@@ -30,9 +38,12 @@ def rows(cast: Cast, count: int) -> list[dict[str, Any]]:
         person = cast.person()
         said = {kind: cast.random.sample(values, 2) for kind, values in VALUES.items()}
         facts = {kind: values[0] for kind, values in said.items()}
-        opening, continuation = cast.random.choice(OPENINGS), cast.random.choice(CONTINUATIONS)
-        passage = f"{opening} {continuation}".format(name=person.name, work=JOBS[facts["job"]], **facts)
         kind = cast.random.choice(list(QUESTIONS))
+        if cast.random.random() < SHARE_SHORT:
+            told = SHORT[kind]
+        else:
+            told = f"{cast.random.choice(OPENINGS)} {cast.random.choice(CONTINUATIONS)}"
+        passage = told.format(name=person.name, work=JOBS[facts["job"]], **facts)
         label = number % 2 == 0
         asked = {"name": person.name, kind: said[kind][0 if label else 1]}
         question = cast.random.choice(QUESTIONS[kind]).format(**asked).lower()

@@ -5,6 +5,7 @@ from typing import Any
 from .world import ANIMALS, CITIES, THINGS, Cast
 
 PARAGRAPHS = (
+    "{name} keeps a {0} and a {1} and bought a {3} and a {4}.",
     "{name} keeps a {0} and a {1}. In {2} {name} bought a {3} and a {4}.",
     "In {2} {name} bought a {3} and a {4}. At home {name} keeps a {0} and a {1}.",
 )

@@ -27,6 +27,9 @@ DID_NOT_HAPPEN = (
     "the {thing} was not {participle} by {name}",
 )
 
+# How often both sentences are in the plainest form, so that only the negation and the words are to be compared.
+SHARE_PLAIN = 0.5
+
 
 def rows(cast: Cast, count: int) -> list[dict[str, Any]]:
     """Rows in the official layout; a third of those not entailed is about another thing."""
@@ -41,8 +44,11 @@ def rows(cast: Cast, count: int) -> list[dict[str, Any]]:
         agree = entailed or elsewhere
         words = {"name": name, "verb": verb, "past": past, "participle": participle}
         forms, others = (HAPPENED, DID_NOT_HAPPEN) if happened else (DID_NOT_HAPPEN, HAPPENED)
-        told = cast.random.choice(forms)
-        claimed = cast.random.choice([form for form in (forms if agree else others) if form != told])
+        if cast.random.random() < SHARE_PLAIN:
+            told, claimed = forms[0], (forms if agree else others)[0]
+        else:
+            told = cast.random.choice(forms)
+            claimed = cast.random.choice([form for form in (forms if agree else others) if form != told])
         place = cast.random.choice(CITIES)
         premise = told.format(thing=thing, **words)
         premise = f"in {place}, {premise}" if number % 4 < 2 else f"{premise} in {place}"

@@ -147,7 +147,7 @@ def test_spans_point_at_what_they_name():
     for row in rows("record", "train"):
         text = row["passage"]["text"]
         named = {text[e["start"] : e["end"] + 1] for e in row["passage"]["entities"]}
-        assert len(named) == 3
+        assert len(named) == 4
         for question in row["qas"]:
             assert question["query"].count("@placeholder") == 1
             for answer in question["answers"]:

@@ -30,7 +30,8 @@ class SampledTargets(Tempered):
 
     With rows.sparse (see `sparse.sampled`) its draws are used, and its probabilities must have been taken at this
     temperature. Without, rows.teacher is drawn from at every call, with torch's global random state: a seed and
-    a restored state give the same draws again.
+    a restored state give the same draws again. `kernels` loops called directly draw as they go, and again for a second
+    derivative: give them rows.sparse.
 
     Paper: Anshumann et al. 2025, arXiv:2503.16870 (50 draws, in proportion to p).
     Shapes: rows.student (N, V), and rows.sparse of (N, K) or rows.teacher (N, V) -> (N,) float32 (float64 for float64

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .temperature import tempered
+from .temperature import floored
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,32 +19,30 @@ class Softmax:
     """What a divergence needs to know of one side.
 
     Attributes:
-        shifted_NV: the tempered logits, at most 0 and at least `temperature.FLOOR`.
+        shifted_NV: the tempered logits less their largest: at most 0 and at least `temperature.FLOOR`.
         probability_NV: their softmax.
-        top_N1: each row's largest shifted logit: 0, with the derivative that the logarithms need.
-        largest_N1: each row's largest probability; log Σ exp(shifted) is top − log(largest).
+        largest_N1: each row's largest probability. As the largest shifted logit is 0, its logarithm is −log Σ exp.
     """
 
     shifted_NV: Tensor
     probability_NV: Tensor
-    top_N1: Tensor
     largest_N1: Tensor
 
     @property
     def log_probability_NV(self) -> Tensor:
         """Log softmax, finite."""
-        return self.shifted_NV - (self.top_N1 - self.largest_N1.log())
+        return self.shifted_NV + self.largest_N1.log()
 
 
 def softmax(logits_NV: Tensor, temperature: float) -> Softmax:
     """Return the softmax of logits / temperature over classes."""
-    shifted_NV = tempered(logits_NV, temperature)
+    # Not detached: that the largest is 0 whatever the logits are is part of the derivative of `largest_N1`.
+    shifted_NV = floored(logits_NV - logits_NV.amax(-1, keepdim=True), temperature)
     # One fused kernel. The normaliser comes out of its result, not out of a second pass of exponentials.
     probability_NV = shifted_NV.softmax(-1)
     return Softmax(
         shifted_NV=shifted_NV,
         probability_NV=probability_NV,
-        top_N1=shifted_NV.amax(-1, keepdim=True),
         largest_N1=probability_NV.amax(-1, keepdim=True),
     )
 
@@ -55,5 +53,4 @@ def log_ratio(p: Softmax, q: Softmax) -> Tensor:
     From the logits and the ratio of the normalisers: the difference of two log-probabilities would carry the
     rounding of both normalisers' logarithms into every class.
     """
-    offset_N1 = q.top_N1 - p.top_N1 + (p.largest_N1 / q.largest_N1).log()
-    return (p.shifted_NV - q.shifted_NV) + offset_N1
+    return (p.shifted_NV - q.shifted_NV) + (p.largest_N1 / q.largest_N1).log()

@@ -18,7 +18,7 @@ from .reverse_kl import ReverseKL
 if TYPE_CHECKING:
     from torch import Tensor
 
-_LIKELY = 64
+_FEW = (64, 2048)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +79,9 @@ class AdaptiveKL(Divergence):
         if self.head == 1:  # all of it: a sum that rounding brings above 1 must not leave a class out
             return p_NV.amin(-1, keepdim=True), (p_NV >= 0).sum(-1, keepdim=True)
         # Nearly always a few classes hold half of the mass, and sorting a whole vocabulary costs more than all else.
-        largest_NK = p_NV.topk(min(_LIKELY, p_NV.shape[1])).values
-        if bool((largest_NK.sum(-1) <= self.head).any()):
-            largest_NK = p_NV.sort(descending=True).values
+        for few in (*_FEW, p_NV.shape[1]):
+            largest_NK = p_NV.topk(min(few, p_NV.shape[1])).values
+            if few >= p_NV.shape[1] or bool((largest_NK.sum(-1) > self.head).all()):
+                break
         members_N1 = (largest_NK.cumsum(-1) <= self.head).sum(-1, keepdim=True).clamp(min=1)
         return largest_NK.gather(-1, members_N1 - 1), members_N1

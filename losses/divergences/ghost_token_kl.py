@@ -101,9 +101,7 @@ def _merged(
     others_NV = student.shifted_NV - _OUT * kept_NV
     top_N1 = others_NV.amax(-1, keepdim=True)
     others_NV = (others_NV - top_N1).softmax(-1)
-    log_rest_q_N1 = (
-        (top_N1 - student.top_N1) + student.largest_N1.log() - others_NV.amax(-1, keepdim=True).log()
-    )
+    log_rest_q_N1 = top_N1 + (student.largest_N1 / others_NV.amax(-1, keepdim=True)).log()
     rest_q_N1 = log_rest_q_N1.exp()
     log_rest_ratio_N1 = rest_p_N1.clamp(min=1e-37).log() - log_rest_q_N1
     values_N = relative_entropy(p_NV, q_NV * kept_NV, log_ratio_NV * kept_NV)

@@ -104,8 +104,7 @@ class _RowValues(torch.autograd.Function):
             ctx.gradient_NV = student_NV.detach() if overwrite else _room_for_gradient(student_NV)
         values_N = fill(loss, rows, ctx.gradient_NV)
         if not overwrite:
-            sparse = (None, None) if rows.sparse is None else (rows.sparse.index, rows.sparse.probability)
-            ctx.save_for_backward(student_NV, rows.teacher, rows.label, rows.weight, *sparse)
+            _keep(ctx, rows)
         return values_N
 
     @staticmethod
@@ -119,15 +118,32 @@ class _RowValues(torch.autograd.Function):
                 "use overwrite=False"
             )
         if again or gradient_NV is None:
-            student_NV, teacher_NV, label_N, weight_N, index_NK, probability_NK = ctx.saved_tensors
-            sparse = None if index_NK is None else SparseTeacher(index_NK, probability_NK)
-            rows = Rows(student_NV, teacher_NV, label_N, weight_N, sparse=sparse)
+            rows = _kept(ctx)
             if again:
                 _, gradient_NV = ctx.loss.differentiate(rows)
-                return (gradient_NV * pull_N.unsqueeze(-1)).to(student_NV.dtype), None, None, None
-            gradient_NV = _room_for_gradient(student_NV)
+                return (gradient_NV * pull_N.unsqueeze(-1)).to(ctx.dtype), None, None, None
+            gradient_NV = _room_for_gradient(rows.student)
             fill(ctx.loss, rows, gradient_NV)
         return gradient_NV.mul_(pull_N.unsqueeze(-1)).to(ctx.dtype), None, None, None
+
+
+def _keep(ctx: Any, rows: Rows) -> None:
+    """Keep the rows for another pass; what autograd keeps, it lets go of when the graph is used up."""
+    sparse = (None, None) if rows.sparse is None else (rows.sparse.index, rows.sparse.probability)
+    tensors = (rows.student, rows.teacher, rows.label, rows.weight, *sparse)
+    # Autograd refuses tensors made in inference mode, as a teacher's logits mostly are.
+    refused = [tensor is not None and tensor.is_inference() for tensor in tensors]
+    ctx.inference = [tensor if no else None for tensor, no in zip(tensors, refused, strict=True)]
+    ctx.save_for_backward(*(None if no else tensor for tensor, no in zip(tensors, refused, strict=True)))
+
+
+def _kept(ctx: Any) -> Rows:
+    student_NV, teacher_NV, label_N, weight_N, index_NK, probability_NK = (
+        saved if other is None else other.clone()
+        for saved, other in zip(ctx.saved_tensors, ctx.inference, strict=True)
+    )
+    sparse = None if index_NK is None else SparseTeacher(index_NK, probability_NK)
+    return Rows(student_NV, teacher_NV, label_N, weight_N, sparse=sparse)
 
 
 def _room_for_gradient(student_NV: Tensor) -> Tensor:

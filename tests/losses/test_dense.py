@@ -108,6 +108,20 @@ def test_the_differentiable_gradient_is_the_plain_one(loss):
     torch.testing.assert_close(differentiable.detach(), plain, rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.kind)
+def test_a_teacher_in_inference_mode_is_any_other_teacher(loss):
+    rows = random_rows(dtype=torch.float64)
+    with torch.inference_mode():
+        detached = rows.teacher.clone()
+    leaf = rows.student.clone().requires_grad_()
+    mean = rows.mean(loss(replace(rows, student=leaf, teacher=detached)))
+    (plain,) = torch.autograd.grad(mean, leaf, retain_graph=True)
+    (differentiable,) = torch.autograd.grad(mean, leaf, create_graph=True)
+    assert torch.equal(plain, value_and_gradient(loss, rows)[1])
+    torch.testing.assert_close(differentiable.detach(), plain, rtol=1e-12, atol=1e-15)
+    torch.autograd.grad(differentiable.square().sum(), leaf)
+
+
 def test_overwritten_logits_allow_one_pass_and_say_so():
     rows = random_rows()
     for create_graph in (False, True):

@@ -17,6 +17,8 @@ from .relative_entropy import relative_entropy
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..rows import Rows
+
 
 @dataclass(frozen=True, kw_only=True)
 class TAID(Divergence):
@@ -110,6 +112,11 @@ class TAID(Divergence):
             push = self.rate * (1 - self.share) / (1 + math.exp(-min(max(trend, -500.0), 500.0)))
         share = min(self.end, max(line, self.share + push))
         return replace(self, t=share, trend=trend, previous=value)
+
+    def evaluate(self, rows: Rows) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return `values` and the teacher's share at this step, as "t"."""
+        values_N = self.values(rows)
+        return values_N, {"t": values_N.new_tensor(self.share)}
 
     def compare(self, teacher: Softmax, student: Softmax) -> tuple[Tensor, Tensor]:
         """Return KL(r || q), (N,), and q − r."""

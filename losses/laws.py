@@ -1,9 +1,9 @@
 """What every distillation loss must obey, as functions that also test somebody else's loss.
 
 A law takes a loss (anything that is called on `Rows` and returns one value a row) and ordinary rows with student,
-teacher and label, and raises `LawBroken` with what it saw. A loss says through its attributes which laws it does not
-claim (`additive`, `random`, `needs_teacher`, `zero_at_equality`, `exact_gradient`, `bound`); a loss without such attributes is
-held to all of them.
+teacher and label, and raises `LawBroken` with what it saw. A loss says through its attributes which laws it does
+not claim (`additive`, `random`, `needs_teacher`, `zero_at_equality`, `exact_gradient`, `bound`); a loss without such
+attributes is held to all of them.
 
     for name, law in laws_of(loss).items():
         law(loss, rows)

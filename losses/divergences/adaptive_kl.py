@@ -30,7 +30,7 @@ class AdaptiveKL(Divergence):
     w moves with the student, but no gradient
     flows through it: the gradient is that of the two KLs at fixed w, not the slope of the value.
 
-    Paper: Wu et al. 2024, arXiv:2404.02657, section 4 (`head` is its μ).
+    Paper: Wu et al. 2024, arXiv:2404.02657 (`head` is its μ; which of tied classes come first is left open there).
     Shapes: rows.student (N, V), rows.teacher (N, V) -> (N,) float32 (float64 for float64 logits), each >= 0.
     Units: nats.
 

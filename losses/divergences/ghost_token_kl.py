@@ -33,8 +33,8 @@ class GhostTokenKL(Divergence):
     classes are kept.
 
     With rows.sparse the classes in it are kept, and its probabilities must have been taken at this temperature.
-    Without, they are found in rows.teacher: the `kept` most likely; of classes that the teacher finds equally likely, those
-    that the student finds likelier come first.
+    Without, they are found in rows.teacher: the `kept` most likely; of classes that the teacher finds equally
+    likely, those that the student finds likelier come first.
 
     Paper: Anshumann et al. 2025, arXiv:2503.16870, the ghost token.
     Shapes: rows.student (N, V), and rows.sparse of (N, K) or rows.teacher (N, V) -> (N,) float32 (float64 for float64

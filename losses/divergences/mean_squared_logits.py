@@ -28,7 +28,8 @@ class MeanSquaredLogits(RowWise):
     Classes that are −inf on both sides do not count; one that is on one side lies `temperature.FLOOR` below the
     row's largest.
 
-    Paper: Ba & Caruana 2013, arXiv:1312.6184, equation 1 (a mean where they sum); against KL: Kim et al. 2021, arXiv:2105.08919.
+    Paper: Ba & Caruana 2013, arXiv:1312.6184 (a mean where they sum); against KL: Kim et al. 2021,
+        arXiv:2105.08919.
     Shapes: rows.student (N, V), rows.teacher (N, V) -> (N,) float32 (float64 for float64 logits), each >= 0.
     Units: squared logits, not nats.
 

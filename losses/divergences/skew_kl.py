@@ -27,8 +27,8 @@ class SkewKL(Divergence):
     At most −ln λ (2.3 nats at 0.1), so a class that the student rules out costs little more than one that it
     overlooks, and the gradient stays small there. `skew=0` is `ForwardKL`.
 
-    Paper: Ko et al. 2024 (DistiLLM), arXiv:2402.03898, equation 4 (same λ). Its code drops the teacher's entropy: same gradient,
-        another value.
+    Paper: Ko et al. 2024 (DistiLLM), arXiv:2402.03898 (same λ). Its code drops the teacher's entropy:
+        same gradient, another value.
     Shapes: rows.student (N, V), rows.teacher (N, V) -> (N,) float32 (float64 for float64 logits), each >= 0.
     Units: nats.
 

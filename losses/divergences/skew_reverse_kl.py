@@ -27,7 +27,7 @@ class SkewReverseKL(Divergence):
     At most −ln λ (2.3 nats at 0.1): where `ReverseKL` explodes, on a class that the teacher rules out, this does not.
     The gradient goes through both places of q. `skew=0` is `ReverseKL`.
 
-    Paper: Ko et al. 2024 (DistiLLM), arXiv:2402.03898, section 3.1 (same λ: the mixture is mostly teacher).
+    Paper: Ko et al. 2024 (DistiLLM), arXiv:2402.03898 (same λ: the mixture is mostly teacher).
     Shapes: rows.student (N, V), rows.teacher (N, V) -> (N,) float32 (float64 for float64 logits), each >= 0.
     Units: nats.
 

@@ -33,7 +33,7 @@ class TAID(Divergence):
     them goes on exactly as the interrupted one would have. All processes must pass `advance` the same numbers. A loss
     that nobody advances keeps its t.
 
-    Paper: Shing et al. 2025, arXiv:2501.16937, section 3 (constants as in its code). Its code minimises the
+    Paper: Shing et al. 2025, arXiv:2501.16937 (constants as in its code). Its code minimises the
         cross-entropy −Σ r·log q: same gradient, but the trend here is that of the KL.
     Shapes: rows.student (N, V), rows.teacher (N, V) -> (N,) float32 (float64 for float64 logits), each >= 0.
     Units: nats.

@@ -24,7 +24,7 @@ class TotalVariation(Divergence):
     far from it, and vanishes where the student is certain: a term beside a KL rather than a loss to start from.
     Where p = q exactly the slope of that class counts as 0.
 
-    Paper: Wen et al. 2023 (f-distill), arXiv:2307.15190, section 3 (here of each row's full distributions, without
+    Paper: Wen et al. 2023 (f-distill), arXiv:2307.15190 (here of each row's full distributions, without
         sampling).
     Shapes: rows.student (N, V), rows.teacher (N, V) -> (N,) float32 (float64 for float64 logits), in [0, 1] · scale.
     Units: probability, not nats.

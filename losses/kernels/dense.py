@@ -30,6 +30,7 @@ class Definition(Protocol):
 _BUFFER_BYTES = {"cpu": 1 << 20}
 """What one step of the loop reads of one side: about a second-level cache on a CPU, `_LARGE` elsewhere."""
 _LARGE = 1 << 28
+_FREED_BYTES = 16 << 20
 
 
 def row_values(loss: Definition, rows: Rows, *, overwrite: bool = False) -> Tensor:
@@ -77,6 +78,10 @@ def fill(loss: Definition, rows: Rows, gradient_NV: Tensor | None) -> Tensor:
     if gradient_NV is not None and rows.weight is not None:
         gradient_NV.masked_fill_((rows.weight <= 0).unsqueeze(-1), 0)
     counted = replace(rows, weight=None)
+    if rows.student.device.type == "cpu":
+        # glibc gives memory that is freed back to the system beyond twice the largest block it has seen freed, and
+        # the loop's buffers would be page faults again and again. A large block, freed untouched, sets that limit.
+        torch.empty(_FREED_BYTES, dtype=torch.uint8)
     for place in _places(rows):
         part_N, part_NV = loss.differentiate(counted.select(place))
         values_N[place] = part_N

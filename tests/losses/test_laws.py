@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from distill.losses.laws import LAWS, LawBroken, laws_of
+from distill.losses.softmax import log_ratio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -212,7 +213,44 @@ def infinite_reverse_kl(rows: Rows) -> torch.Tensor:
     return (q.exp() * (q - p)).sum(-1)
 
 
+def batchmean_over_tokens(rows: Rows) -> torch.Tensor:
+    # One sequence: "batchmean" divides by the number of sequences and sums over tokens.
+    summed = torch.nn.functional.kl_div(*log_softmaxes(rows)[::-1], reduction="sum", log_target=True)
+    return summed.expand(len(rows))
+
+
+def mask_of_the_next_token(rows: Rows) -> torch.Tensor:
+    values = ForwardKL()(replace(rows, weight=None))
+    return values.where(rows.weights.roll(-1) > 0, 0.0)
+
+
+def padding_with_logit_0(rows: Rows) -> torch.Tensor:
+    return ForwardKL()(replace(rows, student=rows.student.nan_to_num(nan=torch.nan, neginf=0.0)))
+
+
+class GradientWithoutTemperature(ForwardKL):
+    def scaled(self, values_N, slope_NV):
+        return values_N, slope_NV
+
+
+class GradientWithoutItsMean(ReverseKL):
+    def compare(self, teacher, student):
+        values_N, _ = super().compare(teacher, student)
+        return values_N, student.probability_NV * log_ratio(student, teacher)
+
+
+class GradientOfTheOtherKL(ForwardKL):
+    def compare(self, teacher, student):
+        return super().compare(teacher, student)[0], ReverseKL().compare(teacher, student)[1]
+
+
 MISTAKES = [
+    (batchmean_over_tokens, "split_invariance"),
+    (mask_of_the_next_token, "masked_rows"),
+    (padding_with_logit_0, "impossible_class"),
+    (GradientWithoutTemperature(temperature=2.0), "gradient_is_the_slope"),
+    (GradientWithoutItsMean(), "gradient_is_the_slope"),
+    (GradientOfTheOtherKL(), "gradient_is_the_slope"),
     (textbook_kl, "never_negative"),
     (mean_over_the_vocabulary, "impossible_class"),
     (softmax_over_rows, "shift_invariance"),
@@ -246,7 +284,13 @@ def far_rows() -> Rows:
     return Rows(student=student, teacher=teacher, label=torch.randint(4, (5,), generator=generator))
 
 
-@pytest.mark.parametrize(("mistaken", "law"), MISTAKES, ids=lambda part: getattr(part, "__name__", part))
+@pytest.mark.parametrize(
+    ("mistaken", "law"),
+    MISTAKES,
+    ids=lambda part: (
+        getattr(part, "__name__", None) or (part if isinstance(part, str) else type(part).__name__)
+    ),
+)
 def test_a_known_mistake_breaks_a_named_law(mistaken, law):
     rows = near_rows() if law == "never_negative" else far_rows()
     with pytest.raises(LawBroken):

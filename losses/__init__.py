@@ -5,27 +5,61 @@ Importing this loads no torch: a recipe is checked against these classes' fields
 
 from __future__ import annotations
 
+from .divergences.adaptive_kl import AdaptiveKL
 from .divergences.forward_kl import ForwardKL
+from .divergences.ghost_token_kl import GhostTokenKL
 from .divergences.jensen_shannon import JensenShannon
 from .divergences.labels import Labels
+from .divergences.mean_squared_logits import MeanSquaredLogits
 from .divergences.reverse_kl import ReverseKL
+from .divergences.sampled_targets import SampledTargets
+from .divergences.skew_kl import SkewKL
+from .divergences.skew_reverse_kl import SkewReverseKL
+from .divergences.taid import TAID
+from .divergences.total_variation import TotalVariation
+from .ensemble import Ensemble
 from .loss import Loss
 from .rows import Rows
+from .sparse import SparseTeacher
 from .total import Evaluation, Total
 from .transport.sinkhorn import Sinkhorn
 
-AnyLoss = Labels | ForwardKL | ReverseKL | JensenShannon | Sinkhorn
+AnyLoss = (
+    Labels
+    | ForwardKL
+    | ReverseKL
+    | JensenShannon
+    | SkewKL
+    | SkewReverseKL
+    | AdaptiveKL
+    | TAID
+    | TotalVariation
+    | MeanSquaredLogits
+    | GhostTokenKL
+    | SampledTargets
+    | Sinkhorn
+)
 """Every loss a recipe can name; the field `kind` tells them apart."""
 
 __all__ = [
+    "TAID",
+    "AdaptiveKL",
     "AnyLoss",
+    "Ensemble",
     "Evaluation",
     "ForwardKL",
+    "GhostTokenKL",
     "JensenShannon",
     "Labels",
     "Loss",
+    "MeanSquaredLogits",
     "ReverseKL",
     "Rows",
+    "SampledTargets",
     "Sinkhorn",
+    "SkewKL",
+    "SkewReverseKL",
+    "SparseTeacher",
     "Total",
+    "TotalVariation",
 ]

@@ -1,9 +1,9 @@
 """What every distillation loss must obey, as functions that also test somebody else's loss.
 
 A law takes a loss (anything that is called on `Rows` and returns one value a row) and ordinary rows with student,
-teacher and label, and raises `LawBroken` with what it saw. A loss says through its attributes which laws it does not
-claim (`additive`, `needs_teacher`, `zero_at_equality`, `exact_gradient`, `bound`); a loss without such attributes is
-held to all of them.
+teacher and label, and raises `LawBroken` with what it saw. A loss says through its attributes which laws it does
+not claim (`additive`, `random`, `needs_teacher`, `zero_at_equality`, `exact_gradient`, `bound`); a loss without such
+attributes is held to all of them.
 
     for name, law in laws_of(loss).items():
         law(loss, rows)
@@ -259,9 +259,21 @@ LAWS: dict[str, Law] = {
 }
 """Every law by name."""
 
+_OF_ONE_DRAW = {
+    "one_value_a_row",
+    "never_negative",
+    "bounded",
+    "finite_at_extremes",
+    "nan_shows",
+    "teacher_gets_no_gradient",
+}
+"""Those that do not compare two evaluations, of which a random loss makes two different ones."""
+
 
 def laws_of(loss: LossFunction) -> dict[str, Law]:
     """Return the laws that the loss claims to obey."""
+    if getattr(loss, "random", False):
+        return {name: law for name, law in LAWS.items() if name in _OF_ONE_DRAW}
     claimed = {
         "zero_at_equality": getattr(loss, "zero_at_equality", True),
         "split_invariance": getattr(loss, "additive", True),

@@ -31,12 +31,16 @@ class Loss(ABC):
         weight: this term's factor in a sum.
         additive: each row's value depends on that row alone, so a batch may be split anywhere.
         needs_teacher: reads rows.teacher.
+        random: draws anew at every call, from torch's global random state.
+        scheduled: changes from step to step, see `advance`.
     """
 
     # Read by pydantic when a recipe is validated; an unknown key is a mistake, not a comment.
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
     additive: ClassVar[bool] = True
     needs_teacher: ClassVar[bool] = True
+    random: ClassVar[bool] = False
+    scheduled: ClassVar[bool] = False
 
     kind: str
     weight: float = 1.0
@@ -58,6 +62,17 @@ class Loss(ABC):
     def __call__(self, rows: Rows) -> Tensor:
         """Return weight * values, (N,)."""
         return self.weight * self.values(rows)
+
+    def advance(self, value: float, *, progress: float) -> Self:
+        """Return the loss to use at the next step: this one, unless it is `scheduled`.
+
+        A scheduled loss is its own state, all of it in its fields: who stores the fields can go on from them.
+
+        Args:
+            value: the mean of this step's `values`.
+            progress: the share of all steps that are done, this one included.
+        """
+        return self
 
     @property
     def zero_at_equality(self) -> bool:

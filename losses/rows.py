@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from distill.errors import NumericsError
 
+from .sparse import SparseTeacher
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -24,7 +26,8 @@ class Rows:
         student: (N, V) logits. teacher: (N, V) logits or None. label: (N,) class indices or None.
         weight: (N,) at least 0, bool or number; None means 1 everywhere; a row of weight 0 does not count,
         whatever else it holds. group: (N,) integers, rows that a batch-wise loss sees together; None means
-        one group.
+        one group. sparse: (N, K) classes and probabilities, for the losses that take a teacher of which only these
+        are known.
 
     Raises:
         TypeError: something that is not a tensor, or has the wrong kind of number.
@@ -43,6 +46,7 @@ class Rows:
     label: Tensor | None = None
     weight: Tensor | None = None
     group: Tensor | None = None
+    sparse: SparseTeacher | None = None
 
     def __post_init__(self) -> None:
         _check_tensor("student", self.student)
@@ -68,6 +72,15 @@ class Rows:
                 raise ValueError(
                     f"{name} must have shape ({len(self)},), one entry a row of student {_shape(self.student)}, "
                     f"got {_shape(tensor)}"
+                )
+        if self.sparse is not None:
+            if len(self.sparse) != len(self):
+                raise ValueError(
+                    f"sparse must have {len(self)} rows, as the student's logits, got {len(self.sparse)}"
+                )
+            if self.sparse.index.device != self.student.device:
+                raise ValueError(
+                    f"sparse is on {self.sparse.index.device}, but student is on {self.student.device}"
                 )
         for name in ("student", "teacher"):
             tensor = getattr(self, name)
@@ -111,6 +124,22 @@ class Rows:
             raise ValueError("this loss compares with a teacher, but rows.teacher is None")
         return self._computable(self.teacher.detach())
 
+    def sparse_teacher(self) -> SparseTeacher:
+        """Return the kept part of the teacher in the dtype of `student_logits`, rows of weight 0 blanked.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.sparse is None:
+            raise ValueError("this loss compares with a part of a teacher, but rows.sparse is None")
+        index_NK, probability_NK = self.sparse.index.long(), self.sparse.probability.detach()
+        probability_NK = probability_NK.to(self._empty().dtype)
+        if self.weight is not None:
+            counts_N1 = (self.weight > 0).unsqueeze(-1)
+            index_NK, probability_NK = index_NK.where(counts_N1, 0), probability_NK.where(counts_N1, 0.0)
+        # Padding may carry any class; a real entry keeps its own, and a wrong one is an error where it is used.
+        return SparseTeacher(index_NK.where(probability_NK != 0, 0), probability_NK)
+
     def _computable(self, logits_NV: Tensor) -> Tensor:
         logits_NV = logits_NV.to(self._empty().dtype)
         if self.weight is not None:
@@ -129,6 +158,7 @@ class Rows:
             label=at(self.label),
             weight=at(self.weight),
             group=at(self.group),
+            sparse=None if self.sparse is None else self.sparse.select(index),
         )
 
     def mean(self, values_N: Tensor, total_weight: float | Tensor | None = None) -> Tensor:

@@ -28,7 +28,11 @@ def tempered(logits_NV: Tensor, temperature: float) -> Tensor:
     detached: with it constant the gradient is already exact. NaN and +inf logits, and a row that is all
     −inf, come out as NaN.
     """
-    shifted_NV = logits_NV - logits_NV.detach().amax(-1, keepdim=True)
+    return floored(logits_NV - logits_NV.detach().amax(-1, keepdim=True), temperature)
+
+
+def floored(shifted_NV: Tensor, temperature: float) -> Tensor:
+    """Return shifted / temperature, no lower than FLOOR."""
     if temperature != 1:
         shifted_NV = shifted_NV / temperature
     return shifted_NV.clamp(min=FLOOR)

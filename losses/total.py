@@ -5,7 +5,7 @@ N rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from .loss import Loss
@@ -100,6 +100,39 @@ class Total:
         for values_N in weighted:
             combined = combined + values_N
         return combined
+
+    def differentiate(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        """Return the weighted sum of the terms' values, (N,), and its derivative for the student's logits, (N, V).
+
+        Raises:
+            TypeError: a term is not row-wise, so that its rows cannot be looked at a few at a time.
+        """
+        from .row_wise import RowWise
+
+        values_N: Tensor | None = None
+        gradient_NV: Tensor | None = None
+        for term in self.terms:
+            if not isinstance(term, RowWise):
+                raise TypeError(f"{type(term).__name__} is not row-wise: it needs whole batches of logits")
+            term_N, term_NV = term.differentiate(rows)
+            if term.weight != 1:
+                term_N, term_NV = term.weight * term_N, term.weight * term_NV
+            values_N = term_N if values_N is None else values_N + term_N
+            gradient_NV = term_NV if gradient_NV is None else gradient_NV + term_NV
+        assert values_N is not None and gradient_NV is not None  # noqa: S101, PT018 (there is a term)
+        return values_N, gradient_NV
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether any term changes from step to step."""
+        return any(term.scheduled for term in self.terms)
+
+    def advance(self, values: Mapping[str, float], *, progress: float) -> Total:
+        """Return the total to use at the next step, see `Loss.advance`; values are the terms' means by name."""
+        return Total(
+            term.advance(values[name], progress=progress)
+            for name, term in zip(self.names, self.terms, strict=True)
+        )
 
     def __call__(self, rows: Rows) -> Tensor:
         """Return the weighted sum of the terms' values, (N,)."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -164,6 +165,7 @@ class Engine:
         """One optimizer step on the examples of `batch`, forward pass by forward pass."""
         micro_batches = self.plan.micro_batches(batch, self.accelerator.process_index)
         finite = torch.ones((), dtype=torch.bool, device=self.accelerator.device)
+        means: dict[str, Tensor] = {}
         for last, micro in _mark_last(micro_batches):
             with self.accelerator.no_sync(self.student.model) if not last else nullcontext():
                 rows = self._rows(micro)
@@ -173,6 +175,9 @@ class Engine:
                 finite &= loss.isfinite()
                 self.accelerator.backward(loss)
             self._remember(rows, terms)
+            for name, (values_N, _) in terms.items() if self.loss.scheduled else ():
+                mean = rows.mean(values_N.detach(), total_weight=len(batch))
+                means[name] = means.get(name, torch.zeros_like(mean)) + mean
         parameters = [p for p in self.student.model.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if not bool(finite & norm.isfinite()):
@@ -184,6 +189,9 @@ class Engine:
         self.scheduler.step()
         self.optimizer.zero_grad()
         self.step_number += 1
+        if self.loss.scheduled:
+            whole = {name: float(self.accelerator.reduce(mean, "sum")) for name, mean in means.items()}
+            self.loss = self.loss.advance(whole, progress=self.step_number / self.total_steps)
 
     def _rows(self, micro: tuple[list[int], list[int], float]) -> Rows:
         index, group, weight = micro
@@ -275,7 +283,12 @@ class Engine:
                     "optimizer": optimizer_tensors(self.optimizer),
                     "random": states,
                 },
-                {"owner": self.owner, "scheduler": self.scheduler.state_dict(), "tokens": self.tokens},
+                {
+                    "owner": self.owner,
+                    "scheduler": self.scheduler.state_dict(),
+                    "tokens": self.tokens,
+                    "loss": [asdict(term) for term in self.loss] if self.loss.scheduled else None,
+                },
             )
         self.accelerator.wait_for_everyone()
 
@@ -311,6 +324,10 @@ class Engine:
         restore_random(self.accelerator, checkpoint.tensors["random"])
         self.step_number = checkpoint.step
         self.tokens = int(checkpoint.state["tokens"])
+        if self.loss.scheduled:
+            # A scheduled loss is its own state.
+            stored_terms = zip(self.loss, checkpoint.state["loss"], strict=True)
+            self.loss = Total(type(term)(**fields) for term, fields in stored_terms)
         return self.step_number
 
 

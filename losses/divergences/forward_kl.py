@@ -8,13 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from ..temperature import log_probability
-from .relative_entropy import Divergence, relative_entropy
+from ..softmax import Softmax, log_ratio
+from .divergence import Divergence
+from .relative_entropy import relative_entropy
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from ..rows import Rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +42,7 @@ class ForwardKL(Divergence):
 
     kind: Literal["forward_kl"] = "forward_kl"
 
-    def values(self, rows: Rows) -> Tensor:
-        """Return KL(teacher || student) of each row, (N,), times `scale`."""
-        log_p_NV = log_probability(rows.teacher_logits(), self.temperature)
-        log_q_NV = log_probability(rows.student_logits(), self.temperature)
-        return self.factor * relative_entropy(log_p_NV, log_q_NV)
+    def compare(self, teacher: Softmax, student: Softmax) -> tuple[Tensor, Tensor]:
+        """Return KL(p || q), (N,), and q − p."""
+        p_NV, q_NV = teacher.probability_NV, student.probability_NV
+        return relative_entropy(p_NV, q_NV, log_ratio(teacher, student)), q_NV - p_NV

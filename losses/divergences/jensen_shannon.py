@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ..ranges import fraction
-from ..temperature import log_probability
-from .relative_entropy import Divergence, relative_entropy
+from ..softmax import Softmax
+from .divergence import Divergence
+from .forward_kl import ForwardKL
+from .mixture import mixture
+from .relative_entropy import relative_entropy, through_softmax
+from .reverse_kl import ReverseKL
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from ..rows import Rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,15 +62,16 @@ class JensenShannon(Divergence):
             return math.inf
         return -self.factor * (self.beta * math.log(self.beta) + (1 - self.beta) * math.log1p(-self.beta))
 
-    def values(self, rows: Rows) -> Tensor:
-        """Return the divergence of each row, (N,), times `scale`."""
-        log_p_NV = log_probability(rows.teacher_logits(), self.temperature)
-        log_q_NV = log_probability(rows.student_logits(), self.temperature)
+    def compare(self, teacher: Softmax, student: Softmax) -> tuple[Tensor, Tensor]:
+        """Return the divergence, (N,), and (1 − β)·q·(log(q/m) − KL(q || m))."""
         if self.beta == 0:
-            return self.factor * relative_entropy(log_p_NV, log_q_NV)
+            return ForwardKL().compare(teacher, student)
         if self.beta == 1:
-            return self.factor * relative_entropy(log_q_NV, log_p_NV)
-        log_m_NV = (log_p_NV + math.log(self.beta)).logaddexp(log_q_NV + math.log1p(-self.beta))
-        teacher_N = relative_entropy(log_p_NV, log_m_NV)
-        student_N = relative_entropy(log_q_NV, log_m_NV)
-        return self.factor * (self.beta * teacher_N + (1 - self.beta) * student_N)
+            return ReverseKL().compare(teacher, student)
+        p_NV, q_NV = teacher.probability_NV, student.probability_NV
+        m_NV, log_m_NV = mixture(self.beta, p_NV, q_NV)
+        log_q_over_m_NV = student.log_probability_NV - log_m_NV
+        teacher_N = relative_entropy(p_NV, m_NV, teacher.log_probability_NV - log_m_NV)
+        student_N = relative_entropy(q_NV, m_NV, log_q_over_m_NV)
+        values_N = self.beta * teacher_N + (1 - self.beta) * student_N
+        return values_N, (1 - self.beta) * through_softmax(q_NV, log_q_over_m_NV)

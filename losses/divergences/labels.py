@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from ..loss import Loss
 from ..ranges import fraction
-from ..temperature import log_probability
+from ..row_wise import RowWise
+from ..softmax import softmax
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Labels(Loss):
+class Labels(RowWise):
     """−log q(label) of each row: the ordinary training loss, for the part of an objective that is not imitation.
 
     With smoothing s the target is (1 − s) on the label plus s spread evenly over the row's possible classes (those
@@ -59,16 +59,20 @@ class Labels(Loss):
         """False: labels are not the teacher."""
         return False
 
-    def values(self, rows: Rows) -> Tensor:
-        """Return −log q(label) of each row, (N,)."""
+    def differentiate(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        """Return −log q(label), (N,), and q − target."""
         if rows.label is None:
             raise ValueError("Labels compares with gold labels, but rows.label is None")
         logits_NV = rows.student_logits()
-        log_q_NV = log_probability(logits_NV, 1.0)
-        label_N = rows.label.long().where(rows.weights > 0, 0)
-        values_N = -log_q_NV.gather(-1, label_N.unsqueeze(-1)).squeeze(-1)
+        student = softmax(logits_NV, 1.0)
+        log_q_NV, q_NV = student.log_probability_NV, student.probability_NV
+        label_N1 = rows.label.long().where(rows.weights > 0, 0).unsqueeze(-1)
+        values_N = -log_q_NV.gather(-1, label_N1).squeeze(-1)
+        kept = 1 - self.smoothing
+        slope_NV = q_NV.scatter_add(-1, label_N1, q_NV.new_full(label_N1.shape, -kept))
         if self.smoothing:
-            possible_NV = logits_NV > float("-inf")
-            spread_N = -log_q_NV.where(possible_NV, 0.0).sum(-1) / possible_NV.sum(-1)
-            values_N = (1 - self.smoothing) * values_N + self.smoothing * spread_N
-        return values_N
+            possible_NV = (logits_NV > float("-inf")).to(q_NV.dtype)
+            even_NV = possible_NV / possible_NV.sum(-1, keepdim=True)
+            values_N = kept * values_N - self.smoothing * (log_q_NV * even_NV).sum(-1)
+            slope_NV = slope_NV - self.smoothing * even_NV
+        return values_N, slope_NV

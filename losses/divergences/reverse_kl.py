@@ -8,13 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from ..temperature import log_probability
-from .relative_entropy import Divergence, relative_entropy
+from ..softmax import Softmax, log_ratio
+from .divergence import Divergence
+from .relative_entropy import relative_entropy, through_softmax
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from ..rows import Rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +43,8 @@ class ReverseKL(Divergence):
 
     kind: Literal["reverse_kl"] = "reverse_kl"
 
-    def values(self, rows: Rows) -> Tensor:
-        """Return KL(student || teacher) of each row, (N,), times `scale`."""
-        log_p_NV = log_probability(rows.teacher_logits(), self.temperature)
-        log_q_NV = log_probability(rows.student_logits(), self.temperature)
-        return self.factor * relative_entropy(log_q_NV, log_p_NV)
+    def compare(self, teacher: Softmax, student: Softmax) -> tuple[Tensor, Tensor]:
+        """Return KL(q || p), (N,), and q·(log(q/p) − KL)."""
+        log_ratio_NV = log_ratio(student, teacher)
+        values_N = relative_entropy(student.probability_NV, teacher.probability_NV, log_ratio_NV)
+        return values_N, through_softmax(student.probability_NV, log_ratio_NV)

@@ -1,9 +1,24 @@
 """Every loss against numbers that another implementation produced."""
 
+import itertools
+
 import pytest
 import torch
 
-from distill.losses import ForwardKL, JensenShannon, Labels, ReverseKL, Sinkhorn
+from distill.losses import (
+    TAID,
+    AdaptiveKL,
+    ForwardKL,
+    GhostTokenKL,
+    JensenShannon,
+    Labels,
+    MeanSquaredLogits,
+    ReverseKL,
+    Sinkhorn,
+    SkewKL,
+    SkewReverseKL,
+    TotalVariation,
+)
 
 GOLDEN = [
     (ForwardKL(), [0.427821, 0.144263, 0.594522, 0.117661]),
@@ -12,6 +27,11 @@ GOLDEN = [
     (JensenShannon(), [0.087706, 0.041659, 0.173721, 0.029436]),
     (JensenShannon(beta=0.1), [0.036445, 0.013293, 0.054615, 0.010568]),
     (JensenShannon(beta=0.9), [0.029150, 0.018297, 0.087277, 0.010821]),
+    (SkewKL(skew=0.1), [0.311792, 0.122590, 0.502688, 0.094976]),
+    (SkewReverseKL(skew=0.1), [0.266220, 0.153347, 0.663348, 0.096629]),
+    (TotalVariation(), [0.373660, 0.209480, 0.486423, 0.222908]),
+    (AdaptiveKL(head=0.5), [0.371092, 0.181992, 0.905653, 0.119467]),
+    (GhostTokenKL(kept=1), [0.340848, 0.097503, 0.548882, 0.104215]),
     (Labels(), [0.169846, 0.551445, 0.798916, 1.098612]),
 ]
 
@@ -19,6 +39,36 @@ GOLDEN = [
 @pytest.mark.parametrize(("loss", "expected"), GOLDEN, ids=lambda part: str(part)[:60])
 def test_each_row_has_its_golden_value(loss, expected, golden_rows):
     torch.testing.assert_close(loss(golden_rows), torch.tensor(expected).double(), rtol=0, atol=6e-7)
+
+
+def test_taid_has_its_golden_value_once_the_targets_entropy_is_added(golden_rows):
+    target = (0.6 * golden_rows.student + 0.4 * golden_rows.teacher).softmax(-1)
+    entropy = torch.distributions.Categorical(probs=target).entropy()
+    expected = torch.tensor([0.726293, 0.869546, 0.937614, 1.098612]).double()
+    torch.testing.assert_close(TAID(t=0.4)(golden_rows) + entropy, expected, rtol=0, atol=6e-7)
+
+
+def test_limits_are_the_losses_they_are_said_to_be(golden_rows):
+    forward, reverse = ForwardKL()(golden_rows), ReverseKL()(golden_rows)
+    for limit, expected in (
+        (SkewKL(skew=0), forward),
+        (SkewReverseKL(skew=0), reverse),
+        (AdaptiveKL(head=1), forward),
+        (TAID(t=1.0), forward),
+        (GhostTokenKL(kept=3), forward),
+        (GhostTokenKL(kept=1000), forward),
+        (SkewKL(skew=1e-9), forward),
+        (SkewReverseKL(skew=1e-9), reverse),
+    ):
+        torch.testing.assert_close(limit(golden_rows), expected, rtol=1e-6, atol=0)
+    hot = ForwardKL(temperature=1e4, scale="temperature_squared")(golden_rows)
+    torch.testing.assert_close(hot, MeanSquaredLogits()(golden_rows), rtol=1e-3, atol=0)
+
+
+def test_merging_classes_never_adds_divergence(golden_rows):
+    values = [GhostTokenKL(kept=kept)(golden_rows) for kept in (1, 2, 3)]
+    for fewer, more in itertools.pairwise(values):
+        assert bool((fewer <= more + 1e-12).all())
 
 
 @pytest.mark.parametrize("solver", ["distill", "pot"])

@@ -5,13 +5,50 @@ from dataclasses import replace
 import pytest
 import torch
 
-from distill.losses import ForwardKL, JensenShannon, Labels, ReverseKL, Rows, Sinkhorn
+from distill.losses import (
+    TAID,
+    AdaptiveKL,
+    ForwardKL,
+    GhostTokenKL,
+    JensenShannon,
+    Labels,
+    MeanSquaredLogits,
+    ReverseKL,
+    Rows,
+    SampledTargets,
+    Sinkhorn,
+    SkewKL,
+    SkewReverseKL,
+    SparseTeacher,
+    TotalVariation,
+)
+
+
+class Drawn:
+    """A sampled loss whose draws are fixed."""
+
+    def __init__(self, loss: SampledTargets):
+        self.loss = loss
+
+    def __call__(self, rows: Rows) -> torch.Tensor:
+        index = torch.tensor([[0, 1, 0]]).expand(len(rows), 3)
+        probability = torch.tensor([[0.3, 0.9, 0.0]], dtype=torch.float64).expand(len(rows), 3)
+        return self.loss(replace(rows, teacher=None, sparse=SparseTeacher(index, probability)))
+
 
 LOSSES = {
     "forward_kl": ForwardKL,
     "reverse_kl": ReverseKL,
     "jensen_shannon": lambda temperature: JensenShannon(temperature=temperature, beta=0.3),
     "labels": lambda temperature: Labels(smoothing=0.1 * temperature),
+    "jensen_shannon_0": lambda temperature: JensenShannon(temperature=temperature, beta=0),
+    "jensen_shannon_1": lambda temperature: JensenShannon(temperature=temperature, beta=1),
+    "skew_kl": lambda temperature: SkewKL(temperature=temperature, skew=0.2, scale="temperature_squared"),
+    "skew_reverse_kl": lambda temperature: SkewReverseKL(temperature=temperature, skew=0.2),
+    "total_variation": TotalVariation,
+    "ghost_token_kl": lambda temperature: GhostTokenKL(temperature=temperature, kept=2),
+    "mean_squared_logits": lambda temperature: MeanSquaredLogits(),
+    "sampled_targets": lambda temperature: Drawn(SampledTargets(temperature=temperature)),
     "sinkhorn": Sinkhorn,
     "sinkhorn_plain": lambda temperature: Sinkhorn(temperature=temperature, debias=False),
     # Few rounds suffice to see a cost's derivatives; the rounds' own are seen above.
@@ -51,6 +88,28 @@ def test_first_and_second_derivatives_match_finite_differences(name, shape, temp
     student = rows.student.clone().requires_grad_()
     assert torch.autograd.gradcheck(values, student, eps=1e-6, atol=1e-6)
     assert torch.autograd.gradgradcheck(mean, student, eps=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", [TAID(t=0.3, temperature=2.0), AdaptiveKL(temperature=0.8)], ids=repr)
+def test_a_gradient_past_a_constant_has_its_own_derivative(loss):
+    # Their gradient is a field of its own, not the slope of the value: autograd must differentiate that field.
+    rows = random_rows(3, 4)
+
+    def pull(student):
+        (field,) = torch.autograd.grad(loss(replace(rows, student=student)).sum(), student, create_graph=True)
+        return field
+
+    student = rows.student.clone().requires_grad_()
+    assert torch.autograd.gradcheck(pull, student, eps=1e-6, atol=1e-6)
+
+
+def test_taid_pulls_towards_its_target_as_it_is_now():
+    rows = replace(random_rows(4, 5), weight=None)
+    target = ((0.7 * rows.student + 0.3 * rows.teacher) / 2).softmax(-1)
+    expected = ((rows.student / 2).softmax(-1) - target) / 2
+    torch.testing.assert_close(
+        gradient(TAID(t=0.3, temperature=2.0), rows), expected / 4, rtol=1e-12, atol=1e-14
+    )
 
 
 def gradient(loss, rows: Rows) -> torch.Tensor:

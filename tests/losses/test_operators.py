@@ -2,11 +2,27 @@
 
 import dataclasses
 import math
+from typing import get_args
 
 import pytest
 import torch
 
-from distill.losses import ForwardKL, JensenShannon, Labels, ReverseKL, Sinkhorn, Total
+from distill.losses import (
+    TAID,
+    AdaptiveKL,
+    AnyLoss,
+    ForwardKL,
+    GhostTokenKL,
+    JensenShannon,
+    Labels,
+    ReverseKL,
+    SampledTargets,
+    Sinkhorn,
+    SkewKL,
+    SkewReverseKL,
+    Total,
+    TotalVariation,
+)
 
 
 def test_a_factor_multiplies_the_weight_and_leaves_the_original():
@@ -88,7 +104,7 @@ def test_a_total_cannot_be_changed_or_built_of_anything_else():
             total * factor
 
 
-@pytest.mark.parametrize("kind", [ForwardKL, ReverseKL, JensenShannon, Labels, Sinkhorn])
+@pytest.mark.parametrize("kind", get_args(AnyLoss))
 def test_losses_are_frozen_and_compare_by_their_fields(kind):
     loss = kind()
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -116,6 +132,17 @@ def test_losses_are_frozen_and_compare_by_their_fields(kind):
         (lambda: -1 * Labels(), "weight must be a finite number of at least 0, got -1"),
         (lambda: ForwardKL(kind="reverse_kl"), "kind must be 'forward_kl', got 'reverse_kl'"),
         (lambda: JensenShannon(beta=1.5), "beta must lie between 0 and 1, got 1.5"),
+        (lambda: SkewKL(skew=1.5), "skew must lie between 0 and 1, got 1.5"),
+        (lambda: SkewKL(skew=1), "skew must be below 1, where the teacher is compared with itself"),
+        (lambda: SkewReverseKL(skew=1.0), "skew must be below 1, where the student is compared with itself"),
+        (lambda: AdaptiveKL(head=2), "head must lie between 0 and 1, got 2"),
+        (lambda: GhostTokenKL(kept=0), "kept must be at least 1, got 0"),
+        (lambda: SampledTargets(samples=0), "samples must be at least 1, got 0"),
+        (lambda: SampledTargets(power=0), "power must be a positive finite number, got 0"),
+        (lambda: TAID(t=1.5), "t must lie between 0 and 1, got 1.5"),
+        (lambda: TAID(start=0.9, end=0.5), "end must not be below start, got 0.5 and 0.9"),
+        (lambda: TAID(rate=-1), "rate must be a finite number of at least 0, got -1"),
+        (lambda: TAID(trend=math.nan), "trend must be a finite number, got nan"),
         (lambda: Labels(smoothing=-0.1), "smoothing must lie between 0 and 1, got -0.1"),
         (lambda: Sinkhorn(epsilon=-0.1), "epsilon must be a finite number of at least 0, got -0.1"),
         (lambda: Sinkhorn(iterations=0), "iterations must be at least 1, got 0"),
@@ -149,6 +176,15 @@ def test_bounds_are_reached_by_the_farthest_rows():
     from distill.losses import Rows
 
     far = Rows(student=torch.tensor([[0.0, -torch.inf]]), teacher=torch.tensor([[-torch.inf, 0.0]]))
-    for loss in (JensenShannon(), JensenShannon(beta=0.2, scale=3.0), Sinkhorn(), Sinkhorn(cost="cosine")):
+    for loss in (
+        JensenShannon(),
+        JensenShannon(beta=0.2, scale=3.0),
+        SkewKL(),
+        SkewReverseKL(skew=0.3, scale=2.0),
+        TotalVariation(scale=2.0),
+        Sinkhorn(),
+        Sinkhorn(cost="cosine"),
+    ):
         assert float(loss(far)) == pytest.approx(loss.bound, rel=1e-5)
+    assert SkewKL(skew=0).bound == SkewReverseKL(skew=0).bound == math.inf
     assert JensenShannon(beta=0).bound == ForwardKL().bound == math.inf

@@ -11,7 +11,21 @@ from distill.losses.transport.solve import solve
 from scipy.optimize import linear_sum_assignment
 from scipy.special import rel_entr, softmax
 
-from distill.losses import ForwardKL, JensenShannon, Labels, ReverseKL, Rows, Sinkhorn
+from distill.losses import (
+    TAID,
+    AdaptiveKL,
+    ForwardKL,
+    GhostTokenKL,
+    JensenShannon,
+    Labels,
+    MeanSquaredLogits,
+    ReverseKL,
+    Rows,
+    Sinkhorn,
+    SkewKL,
+    SkewReverseKL,
+    TotalVariation,
+)
 
 KINDS = (ForwardKL, ReverseKL, JensenShannon)
 
@@ -31,15 +45,25 @@ def test_divergences_agree_with_scipy(temperature):
     p = softmax(rows.teacher.numpy() / temperature, axis=-1)
     q = softmax(rows.student.numpy() / temperature, axis=-1)
     middle = (p + q) / 2
+    raw = rows.student.numpy() - rows.teacher.numpy()
     expected = {
+        SkewKL: rel_entr(p, 0.1 * p + 0.9 * q).sum(-1),
+        SkewReverseKL: rel_entr(q, 0.9 * p + 0.1 * q).sum(-1),
+        TotalVariation: abs(p - q).sum(-1) / 2,
+        TAID: rel_entr(
+            softmax((0.6 * rows.student.numpy() + 0.4 * rows.teacher.numpy()) / temperature, axis=-1), q
+        ).sum(-1),
         ForwardKL: rel_entr(p, q).sum(-1),
         ReverseKL: rel_entr(q, p).sum(-1),
         JensenShannon: (rel_entr(p, middle) + rel_entr(q, middle)).sum(-1) / 2,
     }
-    for kind in KINDS:
+    for kind, values in expected.items():
         torch.testing.assert_close(
-            kind(temperature=temperature)(rows), torch.from_numpy(expected[kind]), rtol=1e-12, atol=1e-14
+            kind(temperature=temperature)(rows), torch.from_numpy(values), rtol=1e-12, atol=1e-14
         )
+    torch.testing.assert_close(
+        MeanSquaredLogits()(rows), torch.from_numpy(raw.var(-1) / 2), rtol=1e-12, atol=0
+    )
 
 
 def test_divergences_agree_with_torch_distributions():
@@ -69,6 +93,52 @@ def test_generalised_jensen_shannon_agrees_with_plain_loops(beta):
         assert float(value) == pytest.approx(expected, rel=1e-11)
 
 
+def probabilities(logits: list[float]) -> list[float]:
+    return [math.exp(z) / sum(map(math.exp, logits)) for z in logits]
+
+
+@pytest.mark.parametrize("mass", [0.0, 0.4, 0.7, 0.95])
+def test_adaptive_kl_agrees_with_plain_loops(mass):
+    rows = random_rows(11, spread=1.0)
+    loss = AdaptiveKL(head=mass)
+    student = rows.student.clone().requires_grad_()
+    values = loss(Rows(student=student, teacher=rows.teacher))
+    (pulls,) = torch.autograd.grad(values.sum(), student)
+    for value, pull, z_s, z_t in zip(
+        values.tolist(), pulls, rows.student.tolist(), rows.teacher.tolist(), strict=True
+    ):
+        p, q = probabilities(z_t), probabilities(z_s)
+        order = sorted(range(len(p)), key=lambda v: -p[v])
+        head = {v for place, v in enumerate(order) if sum(p[u] for u in order[: place + 1]) <= mass}
+        head.add(order[0])
+        gaps = [abs(a - b) for a, b in zip(p, q, strict=True)]
+        weight = sum(gaps[v] for v in head) / sum(gaps)
+        forward = sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
+        reverse = sum(b * math.log(b / a) for a, b in zip(p, q, strict=True))
+        assert value == pytest.approx(weight * forward + (1 - weight) * reverse, rel=1e-11)
+        expected = [
+            weight * (b - a) + (1 - weight) * b * (math.log(b / a) - reverse)
+            for a, b in zip(p, q, strict=True)
+        ]
+        assert pull.tolist() == pytest.approx(expected, rel=1e-10, abs=1e-14)
+
+
+@pytest.mark.parametrize("kept", [1, 2, 4, 5])
+def test_the_ghost_token_agrees_with_plain_loops(kept):
+    rows = random_rows(12)
+    for value, z_s, z_t in zip(
+        GhostTokenKL(kept=kept)(rows).tolist(), rows.student.tolist(), rows.teacher.tolist(), strict=True
+    ):
+        p, q = probabilities(z_t), probabilities(z_s)
+        known = sorted(range(len(p)), key=lambda v: -p[v])[:kept]
+        expected = sum(p[v] * math.log(p[v] / q[v]) for v in known)
+        if kept < len(p):
+            rest_p = sum(p[v] for v in range(len(p)) if v not in known)
+            rest_q = sum(q[v] for v in range(len(p)) if v not in known)
+            expected += rest_p * math.log(rest_p / rest_q)
+        assert value == pytest.approx(expected, rel=1e-10)
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.2, 1.0])
 def test_labels_agree_with_torch_cross_entropy(smoothing):
     rows = random_rows(4)
@@ -83,7 +153,17 @@ def test_half_precision_logits_are_computed_in_float32():
     for dtype in (torch.bfloat16, torch.float16):
         coarse = Rows(student=rows.student.to(dtype), teacher=rows.teacher.to(dtype), label=rows.label)
         exact = Rows(student=coarse.student.double(), teacher=coarse.teacher.double(), label=rows.label)
-        for loss in (*(kind() for kind in KINDS), Labels(), Sinkhorn()):
+        kinds = (
+            *KINDS,
+            SkewKL,
+            SkewReverseKL,
+            TotalVariation,
+            AdaptiveKL,
+            TAID,
+            GhostTokenKL,
+            MeanSquaredLogits,
+        )
+        for loss in (*(kind() for kind in kinds), Labels(), Sinkhorn()):
             values = loss(coarse)
             assert values.dtype == torch.float32
             torch.testing.assert_close(values.double(), loss(exact), rtol=5e-5, atol=1e-6)

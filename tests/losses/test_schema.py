@@ -8,7 +8,17 @@ from typing import Annotated
 import pytest
 from pydantic import Field, TypeAdapter, ValidationError
 
-from distill.losses import AnyLoss, ForwardKL, JensenShannon, Labels, ReverseKL, Sinkhorn
+from distill.losses import (
+    TAID,
+    AnyLoss,
+    ForwardKL,
+    GhostTokenKL,
+    JensenShannon,
+    Labels,
+    ReverseKL,
+    Sinkhorn,
+    SkewKL,
+)
 
 ADAPTER: TypeAdapter = TypeAdapter(Annotated[AnyLoss, Field(discriminator="kind")])
 
@@ -21,6 +31,9 @@ ADAPTER: TypeAdapter = TypeAdapter(Annotated[AnyLoss, Field(discriminator="kind"
         ({"kind": "reverse_kl", "scale": "temperature_squared"}, ReverseKL(scale="temperature_squared")),
         ({"kind": "reverse_kl", "scale": 4}, ReverseKL(scale=4.0)),
         ({"kind": "jensen_shannon", "beta": 0.1, "weight": 0.5}, JensenShannon(beta=0.1, weight=0.5)),
+        ({"kind": "skew_kl", "skew": 0.2}, SkewKL(skew=0.2)),
+        ({"kind": "ghost_token_kl", "kept": 8}, GhostTokenKL(kept=8)),
+        ({"kind": "taid", "t": 0.5, "previous": None}, TAID(t=0.5)),
         ({"kind": "labels", "smoothing": 0.1}, Labels(smoothing=0.1)),
         ({"kind": "sinkhorn", "debias": False, "group_size": 16}, Sinkhorn(debias=False, group_size=16)),
         ({"kind": "sinkhorn", "solver": "pot", "epsilon": 0}, Sinkhorn(solver="pot", epsilon=0.0)),
@@ -68,7 +81,21 @@ def test_a_mistake_in_a_recipe_is_located(written, place, message):
 def test_the_schema_names_every_kind_and_field():
     schema = ADAPTER.json_schema()
     kinds = set(schema["discriminator"]["mapping"])
-    assert kinds == {"forward_kl", "reverse_kl", "jensen_shannon", "labels", "sinkhorn"}
+    assert kinds == {
+        "adaptive_kl",
+        "forward_kl",
+        "ghost_token_kl",
+        "jensen_shannon",
+        "labels",
+        "mean_squared_logits",
+        "reverse_kl",
+        "sampled_targets",
+        "sinkhorn",
+        "skew_kl",
+        "skew_reverse_kl",
+        "taid",
+        "total_variation",
+    }
     assert schema["$defs"]["ForwardKL"]["additionalProperties"] is False
     assert set(schema["$defs"]["Labels"]["properties"]) == {"kind", "weight", "smoothing"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from distill.engine import Engine
 from distill.engine.checkpoint import latest_checkpoint
 from distill.errors import CheckpointError, NumericsError
-from distill.losses import ForwardKL, Labels, Sinkhorn
+from distill.losses import TAID, ForwardKL, Labels, Sinkhorn
 from distill.models import Prediction
 from distill.recipe import TrainRecipe
 
@@ -84,6 +85,43 @@ def test_an_interrupted_run_ends_with_bitwise_the_same_weights(
     continued = engine(tmp_path / "broken")
     assert continued.resume() == stop_at // 2 * 2
     assert_bitwise_equal(straight, weights(continued.run()))
+
+
+def test_a_scheduled_loss_advances_each_step_and_resumes_where_it_was(
+    new_student, teacher, features, tmp_path
+):
+    loss = TAID(start=0.2, rate=0.1) + 0.5 * Labels()
+    train = TrainRecipe(max_steps=10, save_steps=2, logging_steps=1, per_device_train_batch_size=16)
+
+    def engine(folder, lines):
+        return Engine(
+            new_student(), loss, features, train, teacher=teacher, checkpoints=folder, log=lines.append
+        )
+
+    lines, more = [], []
+    straight_engine = engine(tmp_path / "straight", lines)
+    straight = weights(straight_engine.run())
+    shares = [line["taid/t"] for line in lines]
+    assert shares[0] == pytest.approx(0.2)
+    assert all(earlier < later for earlier, later in itertools.pairwise(shares))
+    assert straight_engine.loss.terms[0].share == 1.0
+    assert straight_engine.loss.terms[0].previous == pytest.approx(lines[-1]["loss/taid"], rel=1e-6)
+
+    broken = engine(tmp_path / "broken", more)
+    original = broken.step
+
+    def stopping(batch):
+        if broken.step_number == 7:
+            raise Stop
+        original(batch)
+
+    broken.step = stopping
+    with pytest.raises(Stop):
+        broken.run()
+    continued = engine(tmp_path / "broken", more)
+    assert continued.resume() == 6
+    assert_bitwise_equal(straight, weights(continued.run()))
+    assert continued.loss == straight_engine.loss
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(new_student, teacher, features, tmp_path):

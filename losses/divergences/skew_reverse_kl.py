@@ -1,0 +1,68 @@
+"""Skew reverse KL: reverse KL against a teacher that is given a little of the student.
+
+N rows.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from ..ranges import fraction
+from ..softmax import Softmax
+from .divergence import Divergence
+from .mixture import mixture
+from .relative_entropy import relative_entropy, through_softmax
+from .reverse_kl import ReverseKL
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class SkewReverseKL(Divergence):
+    """KL(q || (1 − λ) p + λ q); p is the teacher, q the student, λ the field `skew`.
+
+    At most −ln λ (2.3 nats at 0.1): where `ReverseKL` explodes, on a class that the teacher rules out, this does not.
+    The gradient goes through both places of q. `skew=0` is `ReverseKL`.
+
+    Paper: Ko et al. 2024 (DistiLLM), arXiv:2402.03898 (same λ: the mixture is mostly teacher).
+    Shapes: rows.student (N, V), rows.teacher (N, V) -> (N,) float32 (float64 for float64 logits), each >= 0.
+    Units: nats.
+
+    Raises:
+        ValueError: skew outside [0, 1), temperature not positive, scale negative, or rows.teacher is None.
+    Relations: `SkewKL` mirrors it; `JensenShannon` mixes on both sides; `ReverseKL` is its limit.
+
+    Example:
+        >>> import torch
+        >>> from distill.losses import Rows, SkewReverseKL
+        >>> rows = Rows(student=torch.tensor([[2.0, 0.0, -1.0]]), teacher=torch.tensor([[1.0, 1.0, -2.0]]))
+        >>> SkewReverseKL()(rows)
+        tensor([0.2662])
+    """
+
+    kind: Literal["skew_reverse_kl"] = "skew_reverse_kl"
+    skew: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        fraction("skew", self.skew)
+        if self.skew == 1:
+            raise ValueError("skew must be below 1, where the student is compared with itself, got 1")
+
+    @property
+    def bound(self) -> float:
+        """−ln λ times `scale`; infinite at λ = 0."""
+        return -self.factor * math.log(self.skew) if self.skew else math.inf
+
+    def compare(self, teacher: Softmax, student: Softmax) -> tuple[Tensor, Tensor]:
+        """Return KL(q || m), (N,), and q·(s − Σ q·s) with s = log(q/m) − λ·q/m."""
+        if self.skew == 0:
+            return ReverseKL().compare(teacher, student)
+        q_NV = student.probability_NV
+        m_NV, log_m_NV = mixture(1 - self.skew, teacher.probability_NV, q_NV)
+        log_ratio_NV = student.log_probability_NV - log_m_NV
+        values_N = relative_entropy(q_NV, m_NV, log_ratio_NV)
+        return values_N, through_softmax(q_NV, log_ratio_NV - self.skew * q_NV / m_NV)

@@ -190,7 +190,8 @@ class ForeignLoss:
 
     def number(self, rows: Rows, shape: tuple[int, ...] | None = None, **more: float) -> Tensor:
         """Return one number, the mean of values if need be, for logits reshaped to (*shape, V)."""
-        return self._raw(rows, shape, **more).mean()
+        number: Tensor = self._raw(rows, shape, **more).mean()
+        return number
 
     @property
     def called(self) -> str:

@@ -46,7 +46,7 @@ def law_zero_at_equality(loss: LossFunction, rows: Rows) -> None:
     values_N = loss(replace(rows, teacher=rows.student.detach()))
     limit = 1e-12 if values_N.dtype == torch.float64 else 1e-6
     if not bool((values_N.abs() <= limit).all()):
-        raise LawBroken(f"student = teacher costs up to {float(values_N.abs().amax())}, not 0")
+        raise LawBroken(f"student = teacher costs up to {float(values_N.abs().amax()):.4g}, not 0")
 
 
 def law_never_negative(loss: LossFunction, rows: Rows) -> None:
@@ -57,7 +57,7 @@ def law_never_negative(loss: LossFunction, rows: Rows) -> None:
     else:
         smallest, limit = float(rows.mean(values_N)), 1e-6
     if not smallest >= -limit:
-        raise LawBroken(f"expected nothing below 0, got {smallest}")
+        raise LawBroken(f"expected nothing below 0, got {smallest:.3g}")
 
 
 def law_bounded(loss: LossFunction, rows: Rows) -> None:
@@ -131,7 +131,8 @@ def law_masked_rows(loss: LossFunction, rows: Rows) -> None:
         loss, "gradient beside rows of weight 0", padded_gradient_NV[: len(rows)], gradient_NV, 1e-12
     )
     if not bool((padded_gradient_NV[len(rows) :] == 0).all()):
-        raise LawBroken(f"rows of weight 0 get a gradient: {padded_gradient_NV[len(rows) :].tolist()}")
+        largest = float(padded_gradient_NV[len(rows) :].abs().amax())
+        raise LawBroken(f"rows of weight 0 get a gradient, up to {largest:.3g}")
 
 
 def law_weight_counts_rows(loss: LossFunction, rows: Rows) -> None:
@@ -200,7 +201,7 @@ def expect_finite(loss: LossFunction, case: str, rows: Rows) -> None:
     if not bool(mean.isfinite()) or not bool(gradient_NV.isfinite().all()):
         wrong = int((~gradient_NV.isfinite()).sum())
         raise LawBroken(
-            f"{case}: mean {float(mean)}, {wrong} of {gradient_NV.numel()} gradient entries not finite"
+            f"{case}: mean {float(mean):.4g}, {wrong} of {gradient_NV.numel()} gradient entries not finite"
         )
     if not bool((rows.weights > 0).any()) and float(mean) != 0:
         raise LawBroken(f"{case}: expected a mean of 0, got {float(mean)}")
@@ -227,7 +228,9 @@ def law_teacher_gets_no_gradient(loss: LossFunction, rows: Rows) -> None:
     if mean.requires_grad:
         mean.backward()  # type: ignore[no-untyped-call]
     if teacher_NV.grad is not None and bool((teacher_NV.grad != 0).any()):
-        raise LawBroken(f"the teacher's logits got a gradient, up to {float(teacher_NV.grad.abs().amax())}")
+        raise LawBroken(
+            f"the teacher's logits got a gradient, up to {float(teacher_NV.grad.abs().amax()):.3g}"
+        )
 
 
 def law_gradient_is_the_slope(loss: LossFunction, rows: Rows) -> None:
@@ -345,4 +348,4 @@ def expect_close(
     allowed = relative * float(expected.abs().amax()) + (relative if absolute is None else absolute)
     worst = float((actual - expected).abs().amax())
     if not worst <= allowed:
-        raise LawBroken(f"{what}: off by {worst}, allowed {allowed}")
+        raise LawBroken(f"{what}: off by {worst:.3g}, allowed {allowed:.3g}")

@@ -1,11 +1,16 @@
 """Which of our losses' laws do the distillation losses of other libraries obey?
 
     pip install --no-deps trl liger-kernel textbrewer torchtune nvidia-modelopt silverspoon-kd
+    pip install --no-deps tensorboard absl-py protobuf torchao torchdata omegaconf antlr4-python3-runtime==4.9.3
+    pip install --no-deps sentencepiece tiktoken blobfile kagglehub pulp nvidia-ml-py
+    pip install --no-deps requests urllib3 idna certifi charset-normalizer
     python benchmarks/conformance.py --json conformance.json
+
+The other packages are what the peers import on the way to their losses; --no-deps keeps torch as it is.
 
 Each loss is the library's own code, called as its documentation says, with nothing added but what turns two logits
 matrices into its arguments. The same laws as `distill conformance`. A library that is not installed is skipped and
-said so. Prints two Markdown tables: law by loss, and what was found where a law is broken.
+said so. Prints two Markdown tables: law by loss, and for each loss what breaks.
 """
 
 from __future__ import annotations
@@ -158,16 +163,15 @@ def as_markdown(results: dict[str, Conformance]) -> str:
         if any(mark != MARKS["not stated"] for mark in marks):
             lines.append(f"| {law} | " + " | ".join(marks) + " |")
     counts = [f"{result.count('obeyed')} / {result.count('broken')}" for result in results.values()]
-    lines += [
-        "| obeyed / broken | " + " | ".join(counts) + " |",
-        "",
-        "| loss | law | found |",
-        "|---|---|---|",
-    ]
+    lines += ["| obeyed / broken | " + " | ".join(counts) + " |", "", "| loss | what breaks |", "|---|---|"]
     for name, result in results.items():
-        for finding in result.findings:
-            if finding.verdict == "broken":
-                lines.append(f"| {name} | {finding.law} | {finding.found.replace('|', '¦')} |")
+        broken = [
+            f"**{finding.law}** {finding.found.removesuffix(' (ordinary rows)').replace('|', '¦')}"
+            for finding in result.findings
+            if finding.verdict == "broken"
+        ]
+        if broken:
+            lines.append(f"| {name} | {'; '.join(broken)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -30,13 +30,15 @@ class Loss(ABC):
         kind: the loss's name in a recipe.
         weight: this term's factor in a sum.
         additive: each row's value depends on that row alone, so a batch may be split anywhere.
-        needs_teacher: reads rows.teacher.
+        needs_teacher: reads what the teacher says.
+        reads_activations: reads rows.activations, see `features.feature_loss.FeatureLoss`.
     """
 
     # Read by pydantic when a recipe is validated; an unknown key is a mistake, not a comment.
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
     additive: ClassVar[bool] = True
     needs_teacher: ClassVar[bool] = True
+    reads_activations: ClassVar[bool] = False
 
     kind: str
     weight: float = 1.0

@@ -13,6 +13,8 @@ from distill.errors import NumericsError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from .features.activations import PairedActivations
+
 
 @dataclass(frozen=True, eq=False)
 class Rows:
@@ -24,7 +26,7 @@ class Rows:
         student: (N, V) logits. teacher: (N, V) logits or None. label: (N,) class indices or None.
         weight: (N,) at least 0, bool or number; None means 1 everywhere; a row of weight 0 does not count,
         whatever else it holds. group: (N,) integers, rows that a batch-wise loss sees together; None means
-        one group.
+        one group. activations: what both models computed inside, for losses that compare that.
 
     Raises:
         TypeError: something that is not a tensor, or has the wrong kind of number.
@@ -43,6 +45,7 @@ class Rows:
     label: Tensor | None = None
     weight: Tensor | None = None
     group: Tensor | None = None
+    activations: PairedActivations | None = None
 
     def __post_init__(self) -> None:
         _check_tensor("student", self.student)
@@ -77,6 +80,8 @@ class Rows:
             tensor = getattr(self, name)
             if tensor is not None and (tensor.is_floating_point() or tensor.is_complex()):
                 raise TypeError(f"{name} must hold integers, got {tensor.dtype}")
+        if self.activations is not None:
+            self.activations.check_rows(len(self))
 
     def __len__(self) -> int:
         """Return N."""
@@ -129,6 +134,7 @@ class Rows:
             label=at(self.label),
             weight=at(self.weight),
             group=at(self.group),
+            activations=None if self.activations is None else self.activations.select(index, len(self)),
         )
 
     def mean(self, values_N: Tensor, total_weight: float | Tensor | None = None) -> Tensor:

@@ -68,7 +68,17 @@ def test_a_mistake_in_a_recipe_is_located(written, place, message):
 def test_the_schema_names_every_kind_and_field():
     schema = ADAPTER.json_schema()
     kinds = set(schema["discriminator"]["mapping"])
-    assert kinds == {"forward_kl", "reverse_kl", "jensen_shannon", "labels", "sinkhorn"}
+    assert kinds == {
+        "forward_kl",
+        "reverse_kl",
+        "jensen_shannon",
+        "labels",
+        "sinkhorn",
+        "hidden_states",
+        "attention_maps",
+        "relations",
+        "pkd",
+    }
     assert schema["$defs"]["ForwardKL"]["additionalProperties"] is False
     assert set(schema["$defs"]["Labels"]["properties"]) == {"kind", "weight", "smoothing"}
 

@@ -126,6 +126,8 @@ def conformance(named: str | Callable[..., Any]) -> Conformance:
     if not callable(found):
         raise LossError(f"{name}: a {type(found).__name__}, which cannot be called")
     if isinstance(found, Loss):
+        if found.reads_activations:
+            raise LossError(f"{name}: compares what models compute inside; these laws are about logits")
         claimed = laws_of(found)
         return Conformance(
             name,

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -264,6 +269,7 @@ def test_a_module_is_called_like_a_function_and_a_class_is_made_first():
         ("torch.nn.functional:no_such_loss", "has no no_such_loss"),
         ("torch.nn.functional", "expected package.module:callable"),
         ("torch:__version__", "cannot be called"),
+        ("distill.losses:HiddenStates", "these laws are about logits"),
         (lambda student: student.sum(), "cannot be called on"),
         (lambda student, teacher: (student.sum(), teacher.sum()), "got tuple"),
         (lambda student, teacher: student - teacher, "one number or one value a row"),
@@ -286,3 +292,23 @@ def test_the_table_is_the_findings():
     (found,) = (finding.found for finding in result.findings if finding.law == "zero_at_equality")
     # The entropy of the teacher of one batch: the number is in the table, not only the verdict.
     assert float(found.split("up to ")[1].split(",")[0]) > 0.5
+
+
+def test_the_benchmark_runs_every_peer_or_says_why_not(tmp_path):
+    script = Path(__file__).parents[2] / "benchmarks" / "conformance.py"
+    done = subprocess.run(
+        [sys.executable, str(script), "--json", str(tmp_path / "found.json")],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "found.json").read_text())
+    for peer in ("trl", "liger-kernel", "textbrewer", "torchtune", "nvidia-modelopt", "silverspoon-kd"):
+        named = [name for name in (*found["losses"], *found["skipped"]) if name.split()[0] == peer]
+        assert named
+        assert all(name in done.stdout for name in named)
+    (own,) = (result for name, result in found["losses"].items() if name.startswith("distill "))
+    assert own["broken"] == 0
+    assert own["obeyed"] >= 24

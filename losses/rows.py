@@ -167,8 +167,9 @@ class Rows:
         finds one calls this to learn where it came from.
 
         Raises:
-            NumericsError: a NaN or +inf logit, a row without a single possible class (all −inf), or a weight
-                that is NaN, infinite or negative; with the tensor, the row and what was found.
+            NumericsError: a NaN or +inf logit, a row without a single possible class (all −inf), a weight that is
+                NaN, infinite or negative, or an activation that is not finite; with the tensor, the row and what was
+                found.
         """
         if self.weight is not None:
             weight_N = self.weights
@@ -181,6 +182,10 @@ class Rows:
             largest_N = logits_NV.detach().amax(-1)
             unusable_N = ~largest_N.isfinite() & (self.weights > 0)
             _refuse(f"{name} logits", unusable_N, largest_N, "a row whose largest logit is finite")
+        if self.activations is not None:
+            from .features.feature_loss import positions_that_count
+
+            self.activations.check_finite(positions_that_count(self, self.activations)[0])
 
 
 def _refuse(name: str, wrong_N: Tensor, found_N: Tensor, expected: str) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
+from distill.errors import NumericsError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -186,6 +188,27 @@ class PairedActivations:
             raise TypeError(f"{name} must be floating-point, got {tensor.dtype}")
         if tensor.device != self.mask.device:
             raise ValueError(f"{name} is on {tensor.device}, but the mask is on {self.mask.device}")
+
+    def check_finite(self, counts_ST: Tensor) -> None:
+        """Name the first tensor that holds a NaN or an infinity at a position that counts.
+
+        Raises:
+            NumericsError: with model, tensor, layer and sequence. A score of −inf, where a query may not look, is fine.
+        """
+        for whose in ("student", "teacher"):
+            activations = getattr(self, whose)
+            for part in fields(activations):
+                for layer, tensor in getattr(activations, part.name).items():
+                    if part.name == "attention":
+                        counts = counts_ST[:, None, :, None] & counts_ST[:, None, None, :]
+                        wrong = counts & (tensor.isnan() | tensor.isposinf())
+                    else:
+                        wrong = counts_ST[..., None] & ~tensor.isfinite()
+                    if bool(wrong.any()):
+                        raise NumericsError(
+                            f"{whose}'s {part.name} of layer {layer}: sequence {int(wrong.nonzero()[0, 0])} of "
+                            f"{len(tensor)}: expected finite numbers, got {int(wrong.sum())} that are not"
+                        )
 
     def check_rows(self, count: int) -> None:
         """Raise ValueError unless these activations can belong to so many rows."""

@@ -11,6 +11,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
+from distill.errors import NumericsError
 from distill.losses import (
     PKD,
     Activations,
@@ -468,6 +469,23 @@ def test_nan_in_a_token_that_counts_shows(loss):
 
     rows = with_parts(random_rows(), "student", spoil)
     assert bool(rows.mean(loss(rows)).isnan())
+
+
+@pytest.mark.parametrize("whose", ["student", "teacher"])
+@pytest.mark.parametrize("part", ["hidden", "attention", "query", "key", "value"])
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_a_number_that_is_not_finite_is_named_where_it_counts(whose, part, number):
+    rows = random_rows()
+    getattr(getattr(rows.activations, whose), part)[1][2, 0, 0] = number
+    with pytest.raises(
+        NumericsError, match=rf"{whose}'s {part} of layer 1: sequence 2 of 4: .* got \d+ that"
+    ):
+        rows.check_finite()
+    replace(rows, weight=torch.tensor([1.0, 1.0, 0.0, 1.0])).check_finite()
+    padding = random_rows()
+    getattr(getattr(padding.activations, whose), part)[1][2, ..., -1, :] = number
+    padding.activations.student.attention[0][:, :, 0, 1:] = -math.inf
+    padding.check_finite()
 
 
 @ALL

@@ -287,6 +287,18 @@ def test_a_projection_that_explodes_is_named_and_nothing_has_changed(new_student
     assert_bitwise_equal(before[1], weights(engine.projections))
 
 
+def test_a_nan_inside_the_teacher_is_named_with_its_layer(new_student, teacher, features):
+    # Hidden from the logits: they are read off the last layer's first token through a head of zeros.
+    teacher.model.bert.encoder.layer[3].output.LayerNorm.bias.data[5] = float("nan")
+    teacher.model.classifier.weight.data.zero_()
+    teacher.model.bert.pooler.register_forward_hook(lambda module, args, output: torch.zeros_like(output))
+    student = new_student()
+    before = weights(student.model)
+    with pytest.raises(NumericsError, match=r"step 1: teacher's hidden of layer 3: sequence 0 of 16"):
+        Engine(student, HiddenStates(), features, TrainRecipe(), teacher=teacher).run()
+    assert_bitwise_equal(before, weights(student.model))
+
+
 def test_what_a_loss_sees_is_the_two_models_own(new_student, teacher, features):
     """The first batch's loss, computed again from plain forward passes of transformers."""
     student = new_student()

@@ -30,7 +30,7 @@ class AttentionMaps(FeatureLoss):
     Layers by default: as `ModelPair.layer_map`. The value is the mean over pairs.
 
     Paper: "kl": Wang et al. 2020 (MiniLM), arXiv:2002.10957, section 3.1 (with `layers=((-1, -1),)`);
-        "mean_squared": Jiao et al. 2019 (TinyBERT), arXiv:1909.10351, equation 7, here without padding.
+        "mean_squared": Jiao et al. 2019 (TinyBERT), arXiv:1909.10351, its loss L_attn, here without padding.
     Shapes: rows.activations attention (S, A, T, T) of each layer -> (N,) float32 (float64 for float64), each >= 0.
     Units: "kl": nats; "mean_squared": the square of a score.
 

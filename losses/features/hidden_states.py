@@ -34,8 +34,8 @@ class HiddenStates(FeatureLoss):
     `ModelPair.layer_map`). The value is the mean over pairs, so it does not grow with depth; the paper's sum is this
     times their number.
 
-    Paper: Jiao et al. 2019 (TinyBERT), arXiv:1909.10351, equations 8 and 9, here without padding and with a map a
-        layer; the cosine from Sanh et al. 2019 (DistilBERT), arXiv:1910.01108, section 3 (of the last layer:
+    Paper: Jiao et al. 2019 (TinyBERT), arXiv:1909.10351, its losses L_hidn and L_embd, here without padding
+        and with a map a layer; the cosine from Sanh et al. 2019 (DistilBERT), arXiv:1910.01108 (of the last layer:
         `layers=((-1, -1),)`).
     Shapes: rows.activations hidden (S, T, H) of each layer -> (N,) float32 (float64 for float64), each >= 0.
     Units: "mean_squared": the square of the hidden states'; "cosine": none, in [0, 2].

@@ -26,7 +26,7 @@ class PKD(FeatureLoss):
     The paper's sum over layers is this times their number. Its code takes the mean over the H entries besides, so its
     weight β of 100 is here β / H.
 
-    Paper: Sun et al. 2019 (PKD), arXiv:1908.09355, equation 7.
+    Paper: Sun et al. 2019 (PKD), arXiv:1908.09355, the loss L_PT.
     Shapes: rows.activations hidden (S, T, H) of each layer -> (N,) float32 (float64 for float64), each in [0, 4].
     Units: none; a squared chord, 2 − 2 cos.
 

@@ -33,7 +33,7 @@ class Relations(FeatureLoss):
     Layers by default: the last of both. For a large teacher the paper takes one of its upper middle: 21 of 24,
     `layers=((-1, 20),)`.
 
-    Paper: Wang et al. 2020 (MiniLMv2), arXiv:2012.15828, equations 3 to 8, weights of 1; its `heads` are 48 for base
+    Paper: Wang et al. 2020 (MiniLMv2), arXiv:2012.15828, with weights of 1; its `heads` are 48 for base
         and 64 for large models.
     Shapes: rows.activations query, key and value (S, T, ·) of each layer -> (N,) float32 (float64 for float64),
         each >= 0.

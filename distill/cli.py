@@ -1,4 +1,4 @@
-"""The command line: check, run, evaluate, report, recipes. Thin: each command calls the library function of its name."""
+"""The command line: check, run, evaluate, report, recipes, conformance. Thin: each command calls the library function of its name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from distill.errors import AlignmentError, DataError, DistillError, ModelError, RecipeError
+from distill.errors import AlignmentError, DataError, DistillError, LossError, ModelError, RecipeError
 
 if TYPE_CHECKING:
     from distill.progress import Progress
@@ -151,6 +151,30 @@ def recipes(
         _print(f"{each:<{width}}  {about}")
 
 
+@app.command()
+def conformance(
+    loss: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODULE:CALLABLE",
+            help="The loss, such as textbrewer.losses:kd_ce_loss: student and teacher logits in, one number out.",
+        ),
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Put the laws that our losses obey to any distillation loss; exit 1 if it breaks one.
+
+    Imports the named module and nothing else, and calls the loss on logits of shape (N, V), or (1, N, V) where it
+    takes no others.
+    """
+    from distill.losses.conformance import conformance as run_laws  # type: ignore[import-not-found]
+
+    result = run_laws(loss)
+    _print(json.dumps(result.as_dict(), indent=1, ensure_ascii=False) if as_json else result.as_text())
+    if not result.obeyed:
+        raise typer.Exit(1)
+
+
 def main() -> NoReturn:
     """Run the command line and exit: 0 done, 1 our failure, 2 the user's input, 130 and 143 for signals."""
     sys.exit(_main())
@@ -164,7 +188,7 @@ def _main() -> int:
         for problem in error.problems:
             _print(f"distill: {problem}", to_stderr=True)
         return 2
-    except (DataError, ModelError, AlignmentError) as error:
+    except (DataError, ModelError, AlignmentError, LossError) as error:
         _print(f"distill: {error}", to_stderr=True)
         return 2
     except DistillError as error:

@@ -29,5 +29,9 @@ class CheckpointError(DistillError):
     """A checkpoint or stored artefact that is damaged or belongs to something else."""
 
 
+class LossError(DistillError):
+    """A loss that cannot be imported, or cannot be called as one."""
+
+
 class NumericsError(DistillError):
     """A NaN or an infinity, with the tensor's name and the step, raised before any weight changed."""

@@ -18,6 +18,11 @@ from .divergences.skew_reverse_kl import SkewReverseKL
 from .divergences.taid import TAID
 from .divergences.total_variation import TotalVariation
 from .ensemble import Ensemble
+from .features.activations import Activations, ModelPair, ModelShape, PairedActivations, Wanted
+from .features.attention_maps import AttentionMaps
+from .features.hidden_states import HiddenStates
+from .features.pkd import PKD
+from .features.relations import Relations
 from .loss import Loss
 from .rows import Rows
 from .sparse import SparseTeacher
@@ -38,21 +43,33 @@ AnyLoss = (
     | GhostTokenKL
     | SampledTargets
     | Sinkhorn
+    | HiddenStates
+    | AttentionMaps
+    | Relations
+    | PKD
 )
 """Every loss a recipe can name; the field `kind` tells them apart."""
 
 __all__ = [
+    "PKD",
     "TAID",
+    "Activations",
     "AdaptiveKL",
     "AnyLoss",
+    "AttentionMaps",
     "Ensemble",
     "Evaluation",
     "ForwardKL",
     "GhostTokenKL",
+    "HiddenStates",
     "JensenShannon",
     "Labels",
     "Loss",
     "MeanSquaredLogits",
+    "ModelPair",
+    "ModelShape",
+    "PairedActivations",
+    "Relations",
     "ReverseKL",
     "Rows",
     "SampledTargets",
@@ -62,4 +79,5 @@ __all__ = [
     "SparseTeacher",
     "Total",
     "TotalVariation",
+    "Wanted",
 ]

@@ -30,9 +30,10 @@ class Loss(ABC):
         kind: the loss's name in a recipe.
         weight: this term's factor in a sum.
         additive: each row's value depends on that row alone, so a batch may be split anywhere.
-        needs_teacher: reads rows.teacher.
+        needs_teacher: reads what the teacher says.
         random: draws anew at every call, from torch's global random state.
         scheduled: changes from step to step, see `advance`.
+        reads_activations: reads rows.activations, see `features.feature_loss.FeatureLoss`.
     """
 
     # Read by pydantic when a recipe is validated; an unknown key is a mistake, not a comment.
@@ -41,6 +42,7 @@ class Loss(ABC):
     needs_teacher: ClassVar[bool] = True
     random: ClassVar[bool] = False
     scheduled: ClassVar[bool] = False
+    reads_activations: ClassVar[bool] = False
 
     kind: str
     weight: float = 1.0

@@ -15,6 +15,8 @@ from .sparse import SparseTeacher
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from .features.activations import PairedActivations
+
 
 @dataclass(frozen=True, eq=False)
 class Rows:
@@ -28,6 +30,7 @@ class Rows:
         whatever else it holds. group: (N,) integers, rows that a batch-wise loss sees together; None means
         one group. sparse: (N, K) classes and probabilities, for the losses that take a teacher of which only these
         are known.
+        activations: what both models computed inside, for losses that compare that.
 
     Raises:
         TypeError: something that is not a tensor, or has the wrong kind of number.
@@ -47,6 +50,7 @@ class Rows:
     weight: Tensor | None = None
     group: Tensor | None = None
     sparse: SparseTeacher | None = None
+    activations: PairedActivations | None = None
 
     def __post_init__(self) -> None:
         _check_tensor("student", self.student)
@@ -90,6 +94,8 @@ class Rows:
             tensor = getattr(self, name)
             if tensor is not None and (tensor.is_floating_point() or tensor.is_complex()):
                 raise TypeError(f"{name} must hold integers, got {tensor.dtype}")
+        if self.activations is not None:
+            self.activations.check_rows(len(self))
 
     def __len__(self) -> int:
         """Return N."""
@@ -159,6 +165,7 @@ class Rows:
             weight=at(self.weight),
             group=at(self.group),
             sparse=None if self.sparse is None else self.sparse.select(index),
+            activations=None if self.activations is None else self.activations.select(index, len(self)),
         )
 
     def mean(self, values_N: Tensor, total_weight: float | Tensor | None = None) -> Tensor:
@@ -191,8 +198,9 @@ class Rows:
         finds one calls this to learn where it came from.
 
         Raises:
-            NumericsError: a NaN or +inf logit, a row without a single possible class (all −inf), or a weight
-                that is NaN, infinite or negative; with the tensor, the row and what was found.
+            NumericsError: a NaN or +inf logit, a row without a single possible class (all −inf), a weight that is
+                NaN, infinite or negative, or an activation that is not finite; with the tensor, the row and what was
+                found.
         """
         if self.weight is not None:
             weight_N = self.weights
@@ -205,6 +213,10 @@ class Rows:
             largest_N = logits_NV.detach().amax(-1)
             unusable_N = ~largest_N.isfinite() & (self.weights > 0)
             _refuse(f"{name} logits", unusable_N, largest_N, "a row whose largest logit is finite")
+        if self.activations is not None:
+            from .features.feature_loss import positions_that_count
+
+            self.activations.check_finite(positions_that_count(self, self.activations)[0])
 
 
 def _refuse(name: str, wrong_N: Tensor, found_N: Tensor, expected: str) -> None:

@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from .features.activations import ModelPair, Wanted
+from .features.feature_loss import FeatureLoss
 from .loss import Loss
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from .rows import Rows
 
@@ -74,6 +76,39 @@ class Total:
         return any(term.needs_teacher for term in self.terms)
 
     @property
+    def reads_activations(self) -> bool:
+        """Whether any term reads rows.activations."""
+        return any(term.reads_activations for term in self.terms)
+
+    def wanted(self, models: ModelPair) -> tuple[Wanted, Wanted]:
+        """Return what the terms read of the insides of the student and of the teacher.
+
+        Raises:
+            ValueError: a term that cannot compare these two models.
+        """
+        student, teacher = Wanted(), Wanted()
+        for term in self.terms:
+            if isinstance(term, FeatureLoss):
+                more = term.wanted(models)
+                student, teacher = student | more[0], teacher | more[1]
+        return student, teacher
+
+    def build(self, models: ModelPair) -> nn.ModuleDict:
+        """Return the modules of the terms that have weights to train, by name; `evaluate` and calls take them.
+
+        Raises:
+            ValueError: a term that cannot compare these two models.
+        """
+        from torch import nn
+
+        built = {
+            name: term.build(models)
+            for name, term in zip(self.names, self.terms, strict=True)
+            if isinstance(term, FeatureLoss)
+        }
+        return nn.ModuleDict({name: module for name, module in built.items() if module is not None})
+
+    @property
     def group_size(self) -> int | None:
         """Rows a batch-wise term sees together; None is the whole batch (or nothing to group: `additive`)."""
         return next(iter(self._group_sizes()), None)
@@ -87,9 +122,18 @@ class Total:
             for place, kind in enumerate(kinds)
         )
 
-    def evaluate(self, rows: Rows) -> Evaluation:
-        """Return each term's unweighted values and diagnostics under its name in `names`."""
-        return {name: term.evaluate(rows) for name, term in zip(self.names, self.terms, strict=True)}
+    def evaluate(self, rows: Rows, modules: nn.ModuleDict | None = None) -> Evaluation:
+        """Return each term's unweighted values and diagnostics under its name in `names`.
+
+        Args:
+            rows: what to compare.
+            modules: as `build` returned them, for terms with weights.
+        """
+        built = {} if modules is None else dict(modules.items())
+        return {
+            name: (built.get(name) or term).evaluate(rows)  # type: ignore[operator]
+            for name, term in zip(self.names, self.terms, strict=True)
+        }
 
     def combine(self, evaluation: Evaluation) -> Tensor:
         """Return the weighted sum, (N,), of what `evaluate` returned, without computing a term twice."""
@@ -134,9 +178,9 @@ class Total:
             for name, term in zip(self.names, self.terms, strict=True)
         )
 
-    def __call__(self, rows: Rows) -> Tensor:
+    def __call__(self, rows: Rows, modules: nn.ModuleDict | None = None) -> Tensor:
         """Return the weighted sum of the terms' values, (N,)."""
-        return self.combine(self.evaluate(rows))
+        return self.combine(self.evaluate(rows, modules))
 
     def __mul__(self, factor: float) -> Total:
         if isinstance(factor, bool) or not isinstance(factor, int | float):

@@ -14,6 +14,8 @@ from distill.losses import Rows
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from distill.losses import PairedActivations
+
 
 def align_classes(
     student_BC: Tensor,
@@ -22,6 +24,7 @@ def align_classes(
     label_B: Tensor | None = None,
     weight_B: Tensor | None = None,
     group_B: Tensor | None = None,
+    activations: PairedActivations | None = None,
 ) -> Rows:
     """One row an example: both models' logits over the same classes in the same order.
 
@@ -33,7 +36,14 @@ def align_classes(
             f"teacher and student logits must have the same (examples, classes): student {tuple(student_BC.shape)}, "
             f"teacher {tuple(teacher_BC.shape)}; fine-tune both on the same task"
         )
-    return Rows(student=student_BC, teacher=teacher_BC, label=label_B, weight=weight_B, group=group_B)
+    return Rows(
+        student=student_BC,
+        teacher=teacher_BC,
+        label=label_B,
+        weight=weight_B,
+        group=group_B,
+        activations=activations,
+    )
 
 
 def class_order(found: Mapping[int, str] | Mapping[str, str], labels: Sequence[str]) -> list[int] | None:

@@ -10,19 +10,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from distill.alignment import align_classes
+from distill.alignment import align_activations, align_classes
 from distill.engine.batches import Plan, check_groups, epoch_batches, total_steps
 from distill.engine.checkpoint import latest_checkpoint, save_checkpoint
 from distill.engine.optimizer import make_optimizer, optimizer_tensors, restore_optimizer
 from distill.engine.random_state import random_tensors, restore_random
 from distill.errors import CheckpointError, NumericsError, RecipeError
-from distill.losses import Loss, Total
-from distill.models import Batch, Features, Prediction, Student, set_dropout
+from distill.losses import Loss, ModelPair, Total, Wanted
+from distill.models import Batch, Features, Prediction, Student, Teacher, set_dropout
 from distill.progress import Progress, Silent
 from distill.recipe import TrainRecipe
 
@@ -44,7 +45,8 @@ class Engine:
         loss: a loss or a weighted sum of losses.
         features: the training examples.
         train: optimizer, schedule, batch sizes and precision.
-        teacher: called on every batch; needed when a term of the loss compares with one.
+        teacher: called on every batch; needed when a term of the loss compares with one, and a `Teacher` when a term
+            compares what the models compute inside.
         seed: decides the order of the examples and the dropout masks.
         checkpoints: folder to save to and to continue from; None neither saves nor continues.
         owner: what identifies this training; a checkpoint of another owner is refused.
@@ -55,7 +57,8 @@ class Engine:
         accelerator: for devices and processes; made here when None.
 
     Raises:
-        RecipeError: the batch would be split inside a batch-wise group, or a teacher is missing.
+        RecipeError: the batch would be split inside a batch-wise group, a teacher is missing, or a term cannot
+            compare these two models.
         NumericsError: from `run`, when loss or gradient is not finite; the weights are those of the step before.
 
     Example:
@@ -118,13 +121,42 @@ class Engine:
                     module.requires_grad_(False)
         if train.dropout is not None:
             set_dropout(student.model, train.dropout)
-        optimizer, self.scheduler = make_optimizer(student.model, train, self.total_steps)
+        # Weights that terms of the loss bring along: trained beside the student, kept in checkpoints, never in it.
+        self.projections = self._build_projections()
+        self._ask_teacher = teacher if self.loss.needs_teacher else None
+        if isinstance(teacher, Teacher) and self.wanted[1]:
+            self._ask_teacher = partial(teacher, wanted=self.wanted[1])
+        optimizer, self.scheduler = make_optimizer(
+            torch.nn.ModuleList([student.model, self.projections]), train, self.total_steps
+        )
         student.model.train()
         student.model, self.optimizer = accelerator.prepare(student.model, optimizer)
         self._autocast = _wants_bf16(train, accelerator.device)
         self._sums: dict[str, Tensor] = {}
         self._weight = torch.zeros((), device=accelerator.device)
         self._resumed = False
+
+    def _build_projections(self) -> torch.nn.ModuleDict:
+        self.models: ModelPair | None = None
+        self.wanted = (Wanted(), Wanted())
+        if not self.loss.reads_activations:
+            return torch.nn.ModuleDict()
+        if not isinstance(self.teacher, Teacher):
+            raise RecipeError(
+                [
+                    "loss: a term compares what the models compute inside, so the teacher must run on every batch, "
+                    f"found {type(self.teacher).__name__}"
+                ]
+            )
+        self.models = ModelPair(self.student.shape, self.teacher.shape, self.student.origin)
+        # Its own draw: the student's dropout does not depend on whether a term has weights.
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            try:
+                self.wanted = self.loss.wanted(self.models)
+                return self.loss.build(self.models).to(self.accelerator.device)
+            except ValueError as error:
+                raise RecipeError([f"loss: {error}"]) from error
 
     def run(self) -> Student:
         """Train to the last step, continuing from the newest checkpoint if there is one.
@@ -169,7 +201,7 @@ class Engine:
         for last, micro in _mark_last(micro_batches):
             with self.accelerator.no_sync(self.student.model) if not last else nullcontext():
                 rows = self._rows(micro)
-                terms = self.loss.evaluate(rows)
+                terms = self.loss.evaluate(rows, self.projections)
                 # Devices average their gradients: multiplying by their number makes the sum over the whole batch.
                 loss = rows.mean(self.loss.combine(terms), total_weight=len(batch)) * self.plan.devices
                 finite &= loss.isfinite()
@@ -178,7 +210,8 @@ class Engine:
             for name, (values_N, _) in terms.items() if self.loss.scheduled else ():
                 mean = rows.mean(values_N.detach(), total_weight=len(batch))
                 means[name] = means.get(name, torch.zeros_like(mean)) + mean
-        parameters = [p for p in self.student.model.parameters() if p.grad is not None]
+        self._average_projections()
+        parameters = [p for _, p in self._trained() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if not bool(finite & norm.isfinite()):
             raise self._culprit(micro_batches)
@@ -193,19 +226,35 @@ class Engine:
             whole = {name: float(self.accelerator.reduce(mean, "sum")) for name, mean in means.items()}
             self.loss = self.loss.advance(whole, progress=self.step_number / self.total_steps)
 
+    def _trained(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
+        yield from self.student.model.named_parameters()
+        yield from self.projections.named_parameters(prefix="loss")
+
+    def _average_projections(self) -> None:
+        """Do for the projections what the wrapped student does by itself: average gradients over devices."""
+        if self.plan.devices > 1:
+            for parameter in self.projections.parameters():
+                parameter.grad = self.accelerator.reduce(parameter.grad, reduction="mean")
+
     def _rows(self, micro: tuple[list[int], list[int], float]) -> Rows:
         index, group, weight = micro
         batch = self.features.batch(index, group).to(self.accelerator.device)
         self.tokens += int(batch.inputs["input_ids"].numel())
         with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self._autocast):
-            teacher_BC = self.teacher(batch).logits_BC if self.teacher and self.loss.needs_teacher else None
-            student_BC = self.student(batch).logits_BC
+            teacher = self._ask_teacher(batch) if self._ask_teacher else None
+            student = self.student(batch, self.wanted[0])
+        activations = None
+        if self.models and student.activations and teacher and teacher.activations:
+            activations = align_activations(
+                student.activations, teacher.activations, batch.inputs, self.models
+            )
         return align_classes(
-            student_BC,
-            teacher_BC,
+            student.logits_BC,
+            None if teacher is None else teacher.logits_BC,
             label_B=batch.label_B,
             weight_B=batch.weight_B * weight,
             group_B=batch.group_B,
+            activations=activations,
         )
 
     def _batches(self) -> Iterator[list[int]]:
@@ -248,7 +297,7 @@ class Engine:
         where = f"step {self.step_number + 1}"
         gradients = [
             name
-            for name, parameter in self.student.model.named_parameters()
+            for name, parameter in self._trained()
             if parameter.grad is not None and not bool(parameter.grad.isfinite().all())
         ]
         self.optimizer.zero_grad()
@@ -259,7 +308,7 @@ class Engine:
                     rows.check_finite()
                 except NumericsError as error:
                     return NumericsError(f"{where}: {error}; the weights are those of the step before")
-                for name, (values_N, _) in self.loss.evaluate(rows).items():
+                for name, (values_N, _) in self.loss.evaluate(rows, self.projections).items():
                     if not bool(values_N.isfinite().all()):
                         return NumericsError(
                             f"{where}: loss term {name} is not finite; the weights are those of the step before; "
@@ -282,6 +331,7 @@ class Engine:
                     "student": _weights(model),
                     "optimizer": optimizer_tensors(self.optimizer),
                     "random": states,
+                    **({"projections": _weights(self.projections)} if self.projections else {}),
                 },
                 {
                     "owner": self.owner,
@@ -309,13 +359,14 @@ class Engine:
             self.progress.say(f"{problem}; the one before it is used")
         if checkpoint is None:
             return 0
-        weights = _weights(self.accelerator.unwrap_model(self.student.model))
-        stored = checkpoint.tensors["student"]
-        if weights.keys() != stored.keys():
-            raise CheckpointError(f"{self.checkpoints}: the checkpoint is of a student with other tensors")
-        with torch.no_grad():
-            for name, tensor in weights.items():
-                tensor.copy_(stored[name])
+        student = self.accelerator.unwrap_model(self.student.model)
+        for what, module in (("student", student), ("projections", self.projections)):
+            weights, stored = _weights(module), checkpoint.tensors.get(what, {})
+            if weights.keys() != stored.keys():
+                raise CheckpointError(f"{self.checkpoints}: the checkpoint's {what} tensors are others")
+            with torch.no_grad():
+                for name, tensor in weights.items():
+                    tensor.copy_(stored[name])
         restore_optimizer(self.optimizer, checkpoint.tensors["optimizer"])
         self.scheduler.load_state_dict(checkpoint.state["scheduler"])
         # A scheduler's state does not reach the optimizer before its next step: put the rate back by hand.

@@ -10,12 +10,15 @@ from distill.models.batch import Batch
 from distill.models.layers import choose_layers, keep_layers
 from distill.models.loading import TaskKind, load_model, load_tokenizer, model_from_config, quiet_transformers
 from distill.models.prediction import Prediction
+from distill.models.recording import model_shape, run
 from distill.models.source import ModelSource, find_model
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from distill.losses import ModelShape, Wanted
 
 PROVENANCE_FILE = "provenance.json"
 
@@ -91,9 +94,20 @@ class Student:
         )
         return cls(model, tokenizer, {"config": dict(config)})
 
-    def __call__(self, batch: Batch) -> Prediction:
-        """Logits for a batch, differentiable while the model is in training mode."""
-        return Prediction(self.model(**batch.inputs).logits)
+    @property
+    def shape(self) -> ModelShape:
+        """Layers, width and heads."""
+        return model_shape(self.model)
+
+    @property
+    def origin(self) -> tuple[int, ...] | None:
+        """The teacher layer that each of its layers started from; None unless it was made of a teacher's."""
+        layers = self.provenance.get("layers")
+        return None if layers is None else tuple(layers)
+
+    def __call__(self, batch: Batch, wanted: Wanted | None = None) -> Prediction:
+        """Logits for a batch and the wanted activations, differentiable while the model is in training mode."""
+        return Prediction(*run(self.model, batch.inputs, wanted))
 
     def save(self, folder: str | Path) -> None:
         """Write a folder that transformers' own auto classes load: config, safetensors, tokenizer, provenance."""

@@ -11,11 +11,14 @@ from distill.alignment import class_order
 from distill.models.batch import Batch
 from distill.models.loading import TaskKind, load_model, load_tokenizer
 from distill.models.prediction import Prediction
+from distill.models.recording import model_shape, run
 from distill.models.source import find_model
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from distill.losses import ModelShape, Wanted
 
 
 class Teacher:
@@ -48,18 +51,24 @@ class Teacher:
         loaded = load_model(source, kind=kind, labels=labels, seed=0, allow_new_head=False)
         return cls(loaded, load_tokenizer(source), labels if kind == "classification" else None)
 
+    @property
+    def shape(self) -> ModelShape:
+        """Layers, width and heads."""
+        return model_shape(self.model)
+
     @torch.inference_mode()
-    def __call__(self, batch: Batch) -> Prediction:
-        """Logits for a batch on the teacher's device."""
-        logits_BC = self.model(**batch.inputs).logits
-        return Prediction(logits_BC if self._order is None else logits_BC[:, self._order])
+    def __call__(self, batch: Batch, wanted: Wanted | None = None) -> Prediction:
+        """Logits for a batch on the teacher's device, and the wanted activations."""
+        logits_BC, activations = run(self.model, batch.inputs, wanted)
+        return Prediction(logits_BC if self._order is None else logits_BC[:, self._order], activations)
 
 
 class RememberedTeacher:
     """A teacher's logits on one data set, computed once and looked up by example.
 
     A classifier in inference mode says the same about an example in every epoch, so its forward pass is paid
-    once. Padding an example with others changes a logit by rounding only (about 1e-6).
+    once. Padding an example with others changes a logit by rounding only (about 1e-6). It holds no activations:
+    losses that compare those need a `Teacher` that runs.
     """
 
     def __init__(self, logits_NC: Tensor):

@@ -80,6 +80,7 @@ class Workbench:
         )
         self._features: dict[tuple[str, str], Features] = {}
         self._remembered: RememberedTeacher | None = None
+        self._running: Teacher | None = None
 
     def fit_teacher(self) -> Fit:
         """Fine-tune the teacher, or take the fine-tuned one the recipe names, and store its predictions."""
@@ -105,7 +106,7 @@ class Workbench:
                 self._new_student(seed),
                 loss,
                 self._student_train,
-                self._teacher_on_training if loss.needs_teacher else None,
+                self._teacher_for(loss) if loss.needs_teacher else None,
             ),
             keep_model=seed == self.recipe.seeds[0],
         )
@@ -162,7 +163,7 @@ class Workbench:
         student: Student,
         loss: Total,
         train: TrainRecipe,
-        teacher: Callable[[], RememberedTeacher] | None,
+        teacher: Callable[[Student], RememberedTeacher | Teacher] | None,
     ) -> tuple[Student, dict[str, Any]]:
         log = MetricsLog(self.folder.metrics, fit.name)
         validation = self._features_for(student.tokenizer, "validation")
@@ -171,7 +172,7 @@ class Workbench:
             loss,
             self._features_for(student.tokenizer, "train"),
             train,
-            teacher=teacher() if teacher else None,
+            teacher=teacher(student) if teacher else None,
             seed=fit.seed,
             checkpoints=self.folder.checkpoints(fit.name),
             owner=f"{fit.name}@{fit.key}",
@@ -310,7 +311,25 @@ class Workbench:
         source = find_model(wanted.tokenizer) if wanted.tokenizer else self._teacher_source
         return Student.from_config(wanted.config, load_tokenizer(source), kind=kind, labels=labels, seed=seed)
 
-    def _teacher_on_training(self) -> RememberedTeacher:
+    def _teacher_for(self, loss: Total) -> Callable[[Student], RememberedTeacher | Teacher]:
+        return self._running_teacher if loss.reads_activations else self._remembering_teacher
+
+    def _running_teacher(self, student: Student) -> Teacher:
+        """The teacher itself, for losses that compare it with the student token by token.
+
+        Raises:
+            ModelError: the two do not read the same tokens.
+        """
+        if self._running is None:
+            self._running = self._load_teacher()
+        if self._name_of(self._running.tokenizer) != self._name_of(student.tokenizer):
+            raise ModelError(
+                "loss: a term compares student and teacher token by token, but they have different tokenizers; "
+                "give the student the teacher's"
+            )
+        return self._running
+
+    def _remembering_teacher(self, student: Student) -> RememberedTeacher:
         """The teacher's logits on the training examples, computed once for all seeds."""
         if self._remembered is None:
             teacher = self._load_teacher()

@@ -95,6 +95,10 @@ def test_the_schema_names_every_kind_and_field():
         "skew_reverse_kl",
         "taid",
         "total_variation",
+        "hidden_states",
+        "attention_maps",
+        "relations",
+        "pkd",
     }
     assert schema["$defs"]["ForwardKL"]["additionalProperties"] is False
     assert set(schema["$defs"]["Labels"]["properties"]) == {"kind", "weight", "smoothing"}

@@ -55,6 +55,7 @@ def test_the_commands_are_these_and_no_others():
         "report": ["--json"],
         "evaluate": ["--batch-size", "--data", "--json", "--max-length", "--predictions", "--task"],
         "recipes": [],
+        "conformance": ["--json"],
     }
 
 
@@ -180,6 +181,68 @@ def test_recipes_are_listed_and_printed():
         line.split()[0] for line in done.stdout.splitlines()
     }
     assert "from_teacher" in distill("recipes", "quickstart").stdout
+
+
+@pytest.fixture
+def somebodys_losses(tmp_path: Path) -> Path:
+    """A folder with a module of losses, and one that says when it is imported."""
+    (tmp_path / "theirs.py").write_text(
+        "def sound(student, teacher):\n"
+        "    from distill.losses import ForwardKL, Rows\n"
+        "    rows = Rows(student=student.reshape(-1, student.shape[-1]), teacher=teacher.reshape(-1, student.shape[-1]))\n"
+        "    return rows.mean(ForwardKL()(rows))\n"
+        "def cross_entropy(student, teacher):\n"
+        "    return -(teacher.detach().softmax(-1) * student.log_softmax(-1)).sum(-1).mean()\n"
+    )
+    (tmp_path / "broken.py").write_text("raise RuntimeError('half written')\n")
+    (tmp_path / "leaving.py").write_text("import sys\nsys.exit(0)\n")
+    for name in ("losses", "recipes", "torch", "distill_other"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('imported a file nobody named')\n")
+    return tmp_path
+
+
+def from_there(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """As the installed command runs: the current folder is not on the path by itself."""
+    return subprocess.run(
+        [sys.executable, "-P", "-c", "from distill.cli import main; main()", "conformance", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        check=False,
+    )
+
+
+def test_a_conforming_loss_exits_0_and_a_breaking_one_1(somebodys_losses):
+    sound = from_there(somebodys_losses, "theirs:sound")
+    assert sound.returncode == 0, sound.stdout + sound.stderr
+    assert ", 0 broken," in sound.stdout
+    broken = from_there(somebodys_losses, "theirs:cross_entropy")
+    assert broken.returncode == 1
+    assert broken.stderr == ""
+    (line,) = (line for line in broken.stdout.splitlines() if "zero_at_equality" in line)
+    assert line.split()[0] == "broken"
+    assert "student = teacher costs up to 1." in line
+    data = json.loads(from_there(somebodys_losses, "theirs:cross_entropy", "--json").stdout)
+    assert data["loss"] == "theirs:cross_entropy"
+    assert data["broken"] == sum(law["verdict"] == "broken" for law in data["laws"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("named", "says"),
+    [
+        ("nowhere:loss", "nowhere cannot be imported (ModuleNotFoundError"),
+        ("broken:loss", "broken cannot be imported (RuntimeError: half written)"),
+        ("leaving:loss", "leaving cannot be imported (SystemExit: 0)"),
+        ("theirs:missing", "theirs has no missing"),
+        ("theirs", "expected package.module:callable"),
+    ],
+)
+def test_a_loss_that_cannot_be_imported_exits_2(somebodys_losses, named, says):
+    done = from_there(somebodys_losses, named)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stdout == ""
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

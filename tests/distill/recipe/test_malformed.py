@@ -333,6 +333,21 @@ MALFORMED: list[tuple[str, str | bytes, list[str]]] = [
         added("    scale: squared\n"),
         ["12:5: loss.1.scale: must be a number or 'temperature_squared', found the text 'squared'"],
     ),
+    (
+        "a layer without its partner",
+        added("  - {kind: pkd, layers: [[0, 1], [2]]}\n"),
+        ["12:34: loss.2.layers.1.1: is missing"],
+    ),
+    (
+        "layers that are no pairs",
+        added("  - {kind: hidden_states, layers: [0]}\n"),
+        ["12:36: loss.2.layers.0: must be a list, found 0"],
+    ),
+    (
+        "relations of something else",
+        added("  - {kind: relations, of: [query, quest]}\n"),
+        ["12:35: loss.2.of.1: must be one of query, key, value, found the text 'quest'"],
+    ),
     # fields that go together
     (
         "a folder without its path",

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from distill.engine import Engine
-from distill.errors import CheckpointError, DistillError, RecipeError
-from distill.losses import Labels
+from distill.errors import CheckpointError, DistillError, ModelError, RecipeError
+from distill.losses import PKD, AttentionMaps, ForwardKL, HiddenStates, Labels, Relations
 from distill.report import write_report
 from distill.run_folder import RunFolder
 from distill.runs import run
@@ -369,3 +369,88 @@ def test_finished_models_are_let_go(recipe, tmp_path):
         progress=counting,
     )
     assert counting.alive - before <= 2 * 2  # one model is two of these: the task model and its body
+
+
+LOOKING_INSIDE = (
+    0.5 * Labels()
+    + 0.5 * ForwardKL()
+    + 0.1 * HiddenStates(layers=((0, 0), (-1, -1)))
+    + 0.1 * PKD()
+    + 0.1 * AttentionMaps()
+    + 0.1 * Relations(heads=4)
+)
+
+
+@pytest.mark.parametrize("task", ["rte", "copa"])
+def test_a_run_whose_loss_looks_inside_the_models(recipe, tmp_path, task):
+    one = dataclasses.replace(
+        recipe,
+        data=dataclasses.replace(recipe.data, tasks=(task,), diagnostics=False),
+        loss=LOOKING_INSIDE,
+        seeds=(0,),
+    )
+    finished = run(one, tmp_path / "run")
+    lines = [json.loads(line) for line in (finished.folder / "metrics.jsonl").read_text().splitlines()]
+    logged = [line for line in lines if "loss/relations" in line]
+    assert logged
+    assert all(line[f"loss/{term.kind}"] >= 0 for line in logged for term in LOOKING_INSIDE)
+    student = load_file(finished.folder / "student" / task / "model.safetensors")
+    assert not [name for name in student if "maps" in name or "projection" in name]
+    assert finished.data["student"]["parameters"] == sum(tensor.numel() for tensor in student.values())
+    from distill.recipe import read_recipe
+
+    assert read_recipe(finished.folder / "recipe.yaml").loss == tuple(LOOKING_INSIDE)
+
+
+def test_a_killed_run_that_looks_inside_continues_to_bitwise_the_same_student(recipe, tmp_path, monkeypatch):
+    one = dataclasses.replace(
+        recipe,
+        data=dataclasses.replace(recipe.data, tasks=("rte",), diagnostics=False),
+        loss=LOOKING_INSIDE,
+        seeds=(0,),
+        baseline=False,
+    )
+    run(one, tmp_path / "straight")
+    original = Engine.step
+
+    class Killed(BaseException):
+        """Stands for a signal."""
+
+    def dying(self, batch):
+        if self.projections and self.step_number == 6:
+            raise Killed
+        original(self, batch)
+
+    monkeypatch.setattr(Engine, "step", dying)
+    with pytest.raises(Killed):
+        run(one, tmp_path / "broken")
+    monkeypatch.setattr(Engine, "step", original)
+    run(one, tmp_path / "broken")
+    first, second = (
+        load_file(tmp_path / name / "student" / "rte" / "model.safetensors")
+        for name in ("straight", "broken")
+    )
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_student_that_reads_other_tokens_cannot_be_compared_inside(recipe, tmp_path, tiny_bert):
+    from transformers import AutoTokenizer
+
+    from distill.recipe import StudentRecipe
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
+    tokenizer.add_tokens(["distillation"])
+    tokenizer.save_pretrained(tmp_path / "other")
+    (tmp_path / "other" / "config.json").write_text((tiny_bert / "config.json").read_text())
+    (tmp_path / "other" / "model.safetensors").write_bytes((tiny_bert / "model.safetensors").read_bytes())
+    config = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    one = dataclasses.replace(
+        recipe,
+        data=dataclasses.replace(recipe.data, tasks=("rte",), diagnostics=False),
+        student=StudentRecipe(config=config, tokenizer=str(tmp_path / "other")),
+        loss=Labels() + HiddenStates(),
+        seeds=(0,),
+    )
+    with pytest.raises(ModelError, match="they have different tokenizers; give the student the teacher's"):
+        run(one, tmp_path / "run")

@@ -1,0 +1,1 @@
+"""Losses between what two models compute on the way to their logits: hidden states, attention, relations."""

@@ -1,0 +1,243 @@
+"""What two models computed on the way to their logits, and which layer of one is compared with which of the other.
+
+S sequences, T positions, H hidden width, A attention heads, N rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING
+
+from distill.errors import NumericsError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+EMBEDDINGS = -1
+"""The place before layer 0: the embeddings' output."""
+
+LayerPair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """The sizes of a transformer that feature losses depend on.
+
+    Attributes:
+        layers: how many; they are numbered from 0.
+        width: of its hidden states.
+        heads: attention heads a layer.
+        query_width: of all heads' queries side by side; None: `width`.
+        key_width: of all heads' keys, and values, side by side; None: `width`. Less where heads share them.
+    """
+
+    layers: int
+    width: int
+    heads: int
+    query_width: int | None = None
+    key_width: int | None = None
+
+    def width_of(self, part: str) -> int:
+        """The width of a layer's "query", "key" or "value"."""
+        own = self.query_width if part == "query" else self.key_width
+        return self.width if own is None else own
+
+
+@dataclass(frozen=True)
+class ModelPair:
+    """A student and a teacher, and which teacher layer each student layer started from, where that is known.
+
+    Example:
+        >>> from distill.losses import ModelPair, ModelShape
+        >>> student, teacher = ModelShape(layers=3, width=384, heads=12), ModelShape(layers=6, width=384, heads=12)
+        >>> ModelPair(student, teacher).layer_map
+        ((0, 1), (1, 3), (2, 5))
+        >>> ModelPair(student, teacher, origin=(0, 2, 5)).layer_map
+        ((0, 0), (1, 2), (2, 5))
+    """
+
+    student: ModelShape
+    teacher: ModelShape
+    origin: tuple[int, ...] | None = None
+
+    @property
+    def layer_map(self) -> tuple[LayerPair, ...]:
+        """Every student layer with its teacher layer.
+
+        The one it started from; else the last of an equal share of the teacher's layers (of 12 for 6: 1, 3, …, 11),
+        so that the last layers meet.
+        """
+        origin, layers = self.origin, self.student.layers
+        if origin is None or len(origin) != layers or max(origin) >= self.teacher.layers:
+            origin = tuple(-(-(layer + 1) * self.teacher.layers // layers) - 1 for layer in range(layers))
+        return tuple(enumerate(origin))
+
+    def resolve(self, pairs: Iterable[LayerPair]) -> tuple[LayerPair, ...]:
+        """Return pairs with layers counted from the end (−1 is the last) counted from the start.
+
+        Raises:
+            ValueError: a layer that one of the models does not have.
+        """
+        return tuple(
+            (_layer("student", student, self.student), _layer("teacher", teacher, self.teacher))
+            for student, teacher in pairs
+        )
+
+
+def _layer(whose: str, layer: int, shape: ModelShape) -> int:
+    if not -shape.layers <= layer < shape.layers:
+        raise ValueError(
+            f"layers: the {whose} has no layer {layer}; its {shape.layers} are 0 to {shape.layers - 1}"
+        )
+    return layer % shape.layers
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The layers of one model whose activations a loss reads; nothing else need be kept."""
+
+    hidden: frozenset[int] = frozenset()
+    attention: frozenset[int] = frozenset()
+    relations: frozenset[int] = frozenset()
+
+    def __or__(self, other: Wanted) -> Wanted:
+        return Wanted(
+            self.hidden | other.hidden, self.attention | other.attention, self.relations | other.relations
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self.hidden or self.attention or self.relations)
+
+
+@dataclass(frozen=True, eq=False)
+class Activations:
+    """What one model computed for S sequences, by layer; only what some loss wants.
+
+    Shapes:
+        hidden: (S, T, H), the layer's output; under EMBEDDINGS the embeddings' output. The last layer's is taken
+        where the model gives it out: after the final norm, where there is one.
+        attention: (S, A, T, T) scores of query and key before the softmax, −inf where the query may not look.
+        query, key, value: (S, T, ·) of the layer's attention, heads side by side, after any rotation. Their widths
+        may differ from H and, where heads share keys, from each other.
+    """
+
+    hidden: Mapping[int, Tensor] = field(default_factory=dict)
+    attention: Mapping[int, Tensor] = field(default_factory=dict)
+    query: Mapping[int, Tensor] = field(default_factory=dict)
+    key: Mapping[int, Tensor] = field(default_factory=dict)
+    value: Mapping[int, Tensor] = field(default_factory=dict)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Activations:
+        """Return the same with every tensor changed."""
+        return Activations(
+            **{
+                part.name: {layer: change(tensor) for layer, tensor in getattr(self, part.name).items()}
+                for part in fields(self)
+            }
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class PairedActivations:
+    """Student's and teacher's activations for the same sequences, token by token; a part of `Rows`.
+
+    A row is a sequence, or several (the choices of one question): N rows own S / N sequences each, in order, and a
+    row's value is the mean over its tokens. With `token` a row is a single token, as in a language model's rows,
+    and its value is that token's.
+
+    Shapes:
+        mask: (S, T), above 0 where there is a token. token: (N,) places in the flattened (S·T).
+
+    Raises:
+        TypeError: something that is not a tensor of numbers.
+        ValueError: shapes or devices that do not belong together; the message names tensor and layer.
+    """
+
+    models: ModelPair
+    student: Activations
+    teacher: Activations
+    mask: Tensor
+    token: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if not hasattr(self.mask, "is_floating_point"):
+            raise TypeError(f"mask must be a torch tensor, got {type(self.mask).__name__}")
+        if self.mask.dim() != 2:
+            raise ValueError(f"mask must have shape (S, T), got {tuple(self.mask.shape)}")
+        if self.token is not None and (self.token.dim() != 1 or self.token.is_floating_point()):
+            raise ValueError(
+                f"token must hold one integer a row, got {self.token.dtype} {tuple(self.token.shape)}"
+            )
+        for whose in ("student", "teacher"):
+            activations, shape = getattr(self, whose), getattr(self.models, whose)
+            for part in fields(activations):
+                for layer, tensor in getattr(activations, part.name).items():
+                    self._check(f"{whose}'s {part.name} of layer {layer}", part.name, tensor, shape)
+
+    def _check(self, name: str, part: str, tensor: Tensor, shape: ModelShape) -> None:
+        sequences, positions = self.mask.shape
+        expected: tuple[int, ...] = (sequences, positions, shape.width)
+        if part == "attention":
+            expected = (sequences, shape.heads, positions, positions)
+        elif part != "hidden":
+            expected = (sequences, positions, shape.width_of(part))
+        if tensor.shape != expected:
+            raise ValueError(f"{name}: expected shape {expected}, got {tuple(tensor.shape)}")
+        if not tensor.is_floating_point():
+            raise TypeError(f"{name} must be floating-point, got {tensor.dtype}")
+        if tensor.device != self.mask.device:
+            raise ValueError(f"{name} is on {tensor.device}, but the mask is on {self.mask.device}")
+
+    def check_finite(self, counts_ST: Tensor) -> None:
+        """Name the first tensor that holds a NaN or an infinity at a position that counts.
+
+        Raises:
+            NumericsError: with model, tensor, layer and sequence. A score of −inf, where a query may not look, is fine.
+        """
+        for whose in ("student", "teacher"):
+            activations = getattr(self, whose)
+            for part in fields(activations):
+                for layer, tensor in getattr(activations, part.name).items():
+                    if part.name == "attention":
+                        counts = counts_ST[:, None, :, None] & counts_ST[:, None, None, :]
+                        wrong = counts & (tensor.isnan() | tensor.isposinf())
+                    else:
+                        wrong = counts_ST[..., None] & ~tensor.isfinite()
+                    if bool(wrong.any()):
+                        raise NumericsError(
+                            f"{whose}'s {part.name} of layer {layer}: sequence {int(wrong.nonzero()[0, 0])} of "
+                            f"{len(tensor)}: expected finite numbers, got {int(wrong.sum())} that are not"
+                        )
+
+    def check_rows(self, count: int) -> None:
+        """Raise ValueError unless these activations can belong to so many rows."""
+        sequences = int(self.mask.shape[0])
+        if self.token is not None:
+            if len(self.token) != count:
+                raise ValueError(f"activations: token must have shape ({count},), got ({len(self.token)},)")
+        elif sequences != 0 if count == 0 else sequences % count or sequences == 0:
+            raise ValueError(f"activations: {sequences} sequences cannot be shared out among {count} rows")
+
+    def select(self, index: Tensor | slice, count: int) -> PairedActivations:
+        """Return the activations of the rows at index, out of so many rows."""
+        if self.token is not None:
+            return PairedActivations(
+                self.models, self.student, self.teacher, self.mask, token=self.token[index]
+            )
+
+        def at(tensor: Tensor) -> Tensor:
+            if count == 0:
+                return tensor
+            return tensor.reshape(count, -1, *tensor.shape[1:])[index].flatten(0, 1)
+
+        return PairedActivations(self.models, self.student.map(at), self.teacher.map(at), at(self.mask))
+
+    def per_row(self, values_ST: Tensor, counts_ST: Tensor, count: int) -> Tensor:
+        """Return (N,): of each row the mean over its positions that count, 0 where none does; or its token's value."""
+        if self.token is not None:
+            return values_ST.flatten()[self.token]
+        each = int(counts_ST.numel() // count) if count else 0
+        counts_NT = counts_ST.reshape(count, each)
+        values_NT = values_ST.reshape(count, each).where(counts_NT, 0.0)
+        return values_NT.sum(-1) / counts_NT.sum(-1).clamp(min=1)

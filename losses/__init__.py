@@ -12,9 +12,11 @@ from .divergences.reverse_kl import ReverseKL
 from .loss import Loss
 from .rows import Rows
 from .total import Evaluation, Total
+from .transport.multi_level import MultiLevelTransport
 from .transport.sinkhorn import Sinkhorn
+from .transport.sorted_transport import SortedTransport
 
-AnyLoss = Labels | ForwardKL | ReverseKL | JensenShannon | Sinkhorn
+AnyLoss = Labels | ForwardKL | ReverseKL | JensenShannon | Sinkhorn | MultiLevelTransport | SortedTransport
 """Every loss a recipe can name; the field `kind` tells them apart."""
 
 __all__ = [
@@ -24,8 +26,10 @@ __all__ = [
     "JensenShannon",
     "Labels",
     "Loss",
+    "MultiLevelTransport",
     "ReverseKL",
     "Rows",
     "Sinkhorn",
+    "SortedTransport",
     "Total",
 ]

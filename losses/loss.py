@@ -57,7 +57,8 @@ class Loss(ABC):
 
     def __call__(self, rows: Rows) -> Tensor:
         """Return weight * values, (N,)."""
-        return self.weight * self.values(rows)
+        values_N = self.values(rows)
+        return values_N if self.weight == 1 else self.weight * values_N
 
     @property
     def zero_at_equality(self) -> bool:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from distill.losses import ForwardKL, JensenShannon, Labels, ReverseKL, Sinkhorn
+from distill.losses import ForwardKL, JensenShannon, Labels, ReverseKL, Sinkhorn, SortedTransport
 
 GOLDEN = [
     (ForwardKL(), [0.427821, 0.144263, 0.594522, 0.117661]),
@@ -13,6 +13,7 @@ GOLDEN = [
     (JensenShannon(beta=0.1), [0.036445, 0.013293, 0.054615, 0.010568]),
     (JensenShannon(beta=0.9), [0.029150, 0.018297, 0.087277, 0.010821]),
     (Labels(), [0.169846, 0.551445, 0.798916, 1.098612]),
+    (SortedTransport(), [0.747321, 0.418960, 0.972847, 0.445817]),
 ]
 
 

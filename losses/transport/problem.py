@@ -87,10 +87,11 @@ class _Squares(torch.autograd.Function):
         p_NV, q_MV = ctx.saved_tensors
         (pull_NM,) = pulls
         p_pull_NV = q_pull_MV = None
-        if ctx.needs_input_grad[0]:
-            p_pull_NV = 2 * (pull_NM.sum(1)[:, None] * p_NV - pull_NM @ q_MV)
-        if ctx.needs_input_grad[1]:
-            q_pull_MV = 2 * (pull_NM.sum(0)[:, None] * q_MV - pull_NM.T @ p_NV)
+        with torch.autocast(p_NV.device.type, enabled=False):
+            if ctx.needs_input_grad[0]:
+                p_pull_NV = 2 * (pull_NM.sum(1)[:, None] * p_NV - pull_NM @ q_MV)
+            if ctx.needs_input_grad[1]:
+                q_pull_MV = 2 * (pull_NM.sum(0)[:, None] * q_MV - pull_NM.T @ p_NV)
         return p_pull_NV, q_pull_MV
 
 

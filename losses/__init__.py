@@ -27,7 +27,9 @@ from .loss import Loss
 from .rows import Rows
 from .sparse import SparseTeacher
 from .total import Evaluation, Total
+from .transport.multi_level import MultiLevelTransport
 from .transport.sinkhorn import Sinkhorn
+from .transport.sorted_transport import SortedTransport
 
 AnyLoss = (
     Labels
@@ -43,6 +45,8 @@ AnyLoss = (
     | GhostTokenKL
     | SampledTargets
     | Sinkhorn
+    | MultiLevelTransport
+    | SortedTransport
     | HiddenStates
     | AttentionMaps
     | Relations
@@ -68,6 +72,7 @@ __all__ = [
     "MeanSquaredLogits",
     "ModelPair",
     "ModelShape",
+    "MultiLevelTransport",
     "PairedActivations",
     "Relations",
     "ReverseKL",
@@ -76,6 +81,7 @@ __all__ = [
     "Sinkhorn",
     "SkewKL",
     "SkewReverseKL",
+    "SortedTransport",
     "SparseTeacher",
     "Total",
     "TotalVariation",

@@ -63,7 +63,8 @@ class Loss(ABC):
 
     def __call__(self, rows: Rows) -> Tensor:
         """Return weight * values, (N,)."""
-        return self.weight * self.values(rows)
+        values_N = self.values(rows)
+        return values_N if self.weight == 1 else self.weight * values_N
 
     def advance(self, value: float, *, progress: float) -> Self:
         """Return the loss to use at the next step: this one, unless it is `scheduled`.

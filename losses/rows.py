@@ -126,9 +126,18 @@ class Rows:
         Raises:
             ValueError: there are no teacher logits.
         """
+        return self._computable(self.detached_teacher())
+
+    def detached_teacher(self) -> Tensor:
+        """Return the teacher's logits as they are, for a graph that gives them no gradient.
+
+        Raises:
+            ValueError: there are no teacher logits.
+        """
         if self.teacher is None:
             raise ValueError("this loss compares with a teacher, but rows.teacher is None")
-        return self._computable(self.teacher.detach())
+        # Autograd keeps no tensor made in inference mode, as a teacher's logits mostly are: it gets a copy.
+        return self.teacher.clone() if self.teacher.is_inference() else self.teacher.detach()
 
     def sparse_teacher(self) -> SparseTeacher:
         """Return the kept part of the teacher in the dtype of `student_logits`, rows of weight 0 blanked.
@@ -184,6 +193,8 @@ class Rows:
         """
         if values_N.shape != self.student.shape[:1]:
             raise ValueError(f"values must have shape ({len(self)},), one a row, got {_shape(values_N)}")
+        if self.weight is None and total_weight is None:
+            return values_N.sum() / max(1, len(self))
         weight_N = self.weights.to(values_N.dtype)
         numerator = (values_N.where(weight_N > 0, 0.0) * weight_N).sum()
         # new_zeros(()) + total takes a float or a tensor, on the host or not, without waiting for the device.

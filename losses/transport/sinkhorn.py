@@ -5,6 +5,7 @@ N rows, G rows of one group, V vocabulary or classes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..rows import Rows
-    from .solve import TransportResult
 
 _LARGEST_COST = {"l1": 2.0, "total_variation": 1.0, "squared_euclidean": 2.0, "cosine": 1.0}
 
@@ -48,7 +48,8 @@ class Sinkhorn(Loss):
         Not nats: weigh it against the others accordingly.
 
     Raises:
-        ValueError: a field out of range, epsilon=0 with a solver other than "pot", or rows.teacher is None.
+        ValueError: a field out of range; epsilon=0 with a solver other than "pot" or the implicit gradient;
+            memory="low" with a cost that is not streamed; or rows.teacher is None.
     Relations: `ForwardKL` compares row with row; this compares batch with batch. Not additive: a group must not be
         split, see `group_size`.
 
@@ -72,6 +73,11 @@ class Sinkhorn(Loss):
             rows.group; where that is None, consecutive rows of this number are a group.
         solver: "distill" differentiates through its rounds; "pot" and "geomloss" supply a constant plan, see
             `transport.solve.solve`.
+        gradient: "exact" is the derivative of the value returned (of another solver's plan, "envelope");
+            "envelope" holds the plan constant and so descends the entropic objective, another loss; "implicit" is
+            the derivative of the converged plan and wrong before it has converged, see "marginal_error".
+        memory: "low" stores no softmax and makes none whole, for half as much time again; costs "l1" and
+            "total_variation" only.
         tolerance: misplaced mass up to which a solve counts as converged in the diagnostics. Nothing else uses it.
     """
 
@@ -85,6 +91,8 @@ class Sinkhorn(Loss):
     debias: bool = True
     group_size: int | None = None
     solver: Literal["distill", "pot", "geomloss"] = "distill"
+    gradient: Literal["exact", "envelope", "implicit"] = "exact"
+    memory: Literal["fast", "low"] = "fast"
     tolerance: float = 1e-2
 
     def __post_init__(self) -> None:
@@ -96,9 +104,15 @@ class Sinkhorn(Loss):
         if self.group_size is not None:
             count("group_size", self.group_size)
         one_of("solver", self.solver, ("distill", "pot", "geomloss"))
+        one_of("gradient", self.gradient, ("exact", "envelope", "implicit"))
+        one_of("memory", self.memory, ("fast", "low"))
         positive("tolerance", self.tolerance)
         if self.epsilon == 0 and self.solver != "pot":
             raise ValueError(f"epsilon 0 (the exact assignment) needs solver 'pot', got {self.solver!r}")
+        if self.epsilon == 0 and self.gradient == "implicit":
+            raise ValueError("gradient 'implicit' needs an epsilon above 0, got 0")
+        if self.memory == "low" and self.cost not in ("l1", "total_variation"):
+            raise ValueError(f"memory 'low' streams the costs 'l1' and 'total_variation', got {self.cost!r}")
 
     @property
     def zero_at_equality(self) -> bool:
@@ -107,8 +121,8 @@ class Sinkhorn(Loss):
 
     @property
     def exact_gradient(self) -> bool:
-        """True for the library's own solver."""
-        return self.solver == "distill"
+        """True for the library's own solver with the exact gradient, and for the exact assignment."""
+        return self.epsilon == 0 or (self.solver == "distill" and self.gradient == "exact")
 
     @property
     def bound(self) -> float:
@@ -117,7 +131,7 @@ class Sinkhorn(Loss):
 
     def values(self, rows: Rows) -> Tensor:
         """Return each row's share of its group's transport cost, (N,); the shares' weighted mean is the cost."""
-        return self.evaluate(rows)[0]
+        return self._solve(rows, diagnose=False)[0]
 
     def evaluate(self, rows: Rows) -> tuple[Tensor, dict[str, Tensor]]:
         """Return `values` and how the solves went.
@@ -128,60 +142,88 @@ class Sinkhorn(Loss):
         # torch is imported where it is used: reading a recipe needs this class, not torch.
         import torch
 
-        student_NV, teacher_NV = rows.student_logits(), rows.teacher_logits()
-        # A 0 for every row that still hangs on the student's logits, whatever they are.
-        nothing_N = torch.zeros_like(rows.weights, dtype=torch.bool)
-        values_N = student_NV[:, 0].where(nothing_N, 0.0)
-        places, parts, errors, converged = [], [], [], []
-        for place_G in self._groups(rows):
-            weight_G = rows.weights[place_G]
-            values_G, results = self._transport(
-                probability(student_NV[place_G], self.temperature),
-                probability(teacher_NV[place_G], self.temperature),
-                weight_G / weight_G.sum(),
-            )
-            places.append(place_G)
-            parts.append(values_G)
-            errors.append(torch.stack([result.error for result in results]).amax())
-            converged.append(torch.stack([result.converged for result in results]).all())
-        if places:
-            values_N = values_N.index_copy(0, torch.cat(places), torch.cat(parts))
-        zero = values_N.new_zeros(())
-        return values_N, {
-            "marginal_error": torch.stack([zero, *errors]).amax(),
-            "converged": torch.stack(converged).to(values_N.dtype).mean() if converged else zero + 1,
-        }
+        values_N, errors = self._solve(rows, diagnose=True)
+        if not errors:
+            return values_N, {"marginal_error": values_N.new_zeros(()), "converged": values_N.new_ones(())}
+        error_of_each = torch.stack(errors)
+        converged = (error_of_each <= self.tolerance).to(error_of_each.dtype)
+        return values_N, {"marginal_error": error_of_each.amax(), "converged": converged.mean()}
 
-    def _groups(self, rows: Rows) -> list[Tensor]:
-        """Return the places of each group's rows that count."""
-        kept_K = (rows.weights > 0).nonzero().squeeze(-1)
-        if rows.group is not None:
-            group_K = rows.group[kept_K]
-        elif self.group_size is not None:
-            group_K = kept_K.div(self.group_size, rounding_mode="floor")
-        else:
-            return [kept_K] if len(kept_K) else []
-        return [kept_K[group_K == group] for group in sorted(set(group_K.tolist()))]
+    def _solve(self, rows: Rows, diagnose: bool) -> tuple[Tensor, list[Tensor]]:
+        """Return `values`, (N,), and, to diagnose, the largest misplaced mass of each group's solves."""
+        from .few_classes import FewClasses
+        from .groups import Groups
 
-    def _transport(
-        self, student_GV: Tensor, teacher_GV: Tensor, mass_G: Tensor
-    ) -> tuple[Tensor, list[TransportResult]]:
-        from .problem import TransportProblem, cost_matrix
+        if rows.teacher is None:
+            raise ValueError("this loss compares with a teacher, but rows.teacher is None")
+        groups = Groups.of(rows, self.group_size)
+        weights: Sequence[Tensor | None] = [None] * len(groups.sizes)
+        if rows.weight is not None:
+            weights = groups.split(rows.weights)
+        values, errors = [], []
+        for student_GV, teacher_GV, weight_G in zip(
+            groups.split(rows.student), groups.split(rows.detached_teacher()), weights, strict=True
+        ):
+            mass_G = None if weight_G is None else weight_G / weight_G.sum()
+            if FewClasses.fit(self, student_GV):
+                values_G, error = FewClasses.apply(student_GV, teacher_GV, mass_G, self, diagnose)  # type: ignore[no-untyped-call]
+            else:
+                values_G, error = self.transport(student_GV, teacher_GV, mass_G)
+            values.append(values_G)
+            if diagnose:
+                errors.append(error)
+        return groups.join(values, rows), errors
+
+    def transport(
+        self, student_GV: Tensor, teacher_GV: Tensor, mass_G: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return each row's share of one group's cost, (G,), and the largest misplaced mass of its solves.
+
+        Logits of any floating dtype in, of the student and the teacher; mass_G adds up to 1, None is uniform.
+        """
+        import torch
+
+        from .problem import TransportProblem
         from .solve import solve
 
-        def move(source_GV: Tensor, target_GV: Tensor) -> tuple[Tensor, TransportResult]:
-            cost_GG = cost_matrix(self.cost, source_GV, target_GV)
-            result = solve(
-                TransportProblem(cost_GG, mass_G, mass_G, self.epsilon),
-                iterations=self.iterations,
-                tolerance=self.tolerance,
-                solver=self.solver,
-            )
-            return (result.plan * cost_GG).sum(1) / mass_G, result
+        # Autocast would multiply probabilities and scalings in half precision.
+        with torch.autocast(student_GV.device.type, enabled=False):
+            costs = self._costs(student_GV, teacher_GV)
+            if mass_G is None:
+                mass_G = costs[0].detach().new_full((len(student_GV),), 1 / len(student_GV))
+            shares, errors = [], []
+            for cost_GG in costs:
+                result = solve(
+                    TransportProblem(cost_GG, mass_G, mass_G, self.epsilon, self.bound),
+                    iterations=self.iterations,
+                    tolerance=self.tolerance,
+                    solver=self.solver,
+                    gradient=self.gradient,
+                )
+                shares.append(result.shares)
+                errors.append(result.error)
+            if not self.debias:
+                return shares[0], errors[0]
+            return shares[0] - shares[1] / 2 - shares[2] / 2, torch.stack(errors).amax()
 
-        values_G, result = move(student_GV, teacher_GV)
-        if not self.debias:
-            return values_G, [result]
-        student_self_G, student_result = move(student_GV, student_GV)
-        teacher_self_G, teacher_result = move(teacher_GV, teacher_GV)
-        return values_G - student_self_G / 2 - teacher_self_G / 2, [result, student_result, teacher_result]
+    def _costs(self, student_GV: Tensor, teacher_GV: Tensor) -> list[Tensor]:
+        """Return the cost matrices: student to teacher and, if debiased, student to student, teacher to teacher."""
+        from .problem import cost_matrix
+        from .softened import softened_distances
+
+        if self.cost in ("l1", "total_variation"):
+            distances = softened_distances(
+                student_GV,
+                teacher_GV,
+                self.temperature,
+                with_self=self.debias,
+                streamed=self.memory == "low",
+            )
+            factor = 0.5 if self.cost == "total_variation" else 1.0
+            return [factor * cost_GG for cost_GG in distances if cost_GG is not None]
+        p_GV, q_GV = (
+            probability(logits if logits.element_size() >= 4 else logits.float(), self.temperature)
+            for logits in (student_GV, teacher_GV)
+        )
+        pairs = [(p_GV, q_GV), (p_GV, p_GV), (q_GV, q_GV)] if self.debias else [(p_GV, q_GV)]
+        return [cost_matrix(self.cost, source_GV, target_GV) for source_GV, target_GV in pairs]

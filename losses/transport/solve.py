@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .plan import implicit_plan, plan_of_rounds
 from .problem import TransportProblem
 
 
@@ -18,41 +19,73 @@ class TransportResult:
     """A plan and what is known about it.
 
     Attributes:
-        cost: <plan, cost matrix>, a differentiable scalar. The entropy is not part of it.
+        problem: what was solved.
         plan: (N, M), how much goes from where to where; columns add up to the target's mass.
-        potentials: (N,) and (M,), the dual variables in the cost's unit.
+        potentials: (N,) and (M,), the dual variables in the cost's unit, detached.
         iterations: rounds of updates done (for the exact solver: the limit it was given).
         error: Σ |row sums − source| + Σ |column sums − target|, a detached scalar: the mass that is misplaced.
         converged: error <= tolerance, a bool scalar on the plan's device; reading it waits for the device.
     """
 
-    cost: Tensor
+    problem: TransportProblem
     plan: Tensor
     potentials: tuple[Tensor, Tensor]
     iterations: int
     error: Tensor
     converged: Tensor
 
+    @property
+    def cost(self) -> Tensor:
+        """<plan, cost matrix>, a differentiable scalar. The entropy is not part of it."""
+        return (self.plan * self.problem.cost_NM).sum()
+
+    @property
+    def shares(self) -> Tensor:
+        """What moving each source row costs a unit of its mass, (N,): their mean, by mass, is the cost."""
+        return (self.plan * self.problem.cost_NM).sum(1) / self.problem.source_N
+
 
 def solve(
-    problem: TransportProblem, *, iterations: int = 20, tolerance: float = 1e-2, solver: str = "distill"
+    problem: TransportProblem,
+    *,
+    iterations: int = 20,
+    tolerance: float = 1e-2,
+    solver: str = "distill",
+    gradient: str = "exact",
 ) -> TransportResult:
     """Solve a problem.
 
-    "distill" does exactly `iterations` rounds of Sinkhorn's updates on logarithms, rows then columns, and autograd
-    differentiates through them: the gradient is that of the cost returned, converged or not. "pot" does the same
-    rounds in POT, or with epsilon 0 finds the exact plan. "geomloss" anneals epsilon and averages the two updates;
-    it needs more rounds for the same error. These two return a constant plan, so that only the cost matrix carries
-    gradient: the derivative of the entropic objective at its optimum (for epsilon 0, of the cost itself), not that
-    of an unconverged cost.
+    "distill" does exactly `iterations` rounds of Sinkhorn's updates, rows then columns. "pot" does the same rounds
+    in POT, or with epsilon 0 finds the exact plan. "geomloss" anneals epsilon and averages the two updates; it needs
+    more rounds for the same error.
+
+    The gradient for the cost matrix is, by name:
+
+    - "exact": the derivative of what was computed, converged or not, by the adjoint of the rounds; differentiable
+      again. Another solver's rounds are not at hand: its plan is held constant, which is exact for epsilon 0 and
+      otherwise "envelope".
+    - "envelope": the plan is held constant. The derivative of the entropic objective at its optimum, not of <P, C>.
+    - "implicit": the derivative of the converged plan, by the implicit function theorem, whatever solver found it.
+      Of a plan that has not converged (`error`) it is not a derivative. Once differentiable.
 
     Raises:
-        ValueError: epsilon 0 without POT, or an unknown solver.
+        ValueError: epsilon 0 without POT, or with the implicit gradient (an exact plan has none); an unknown
+            solver or gradient.
     """
-    if problem.epsilon == 0 and solver != "pot":
-        raise ValueError(f"epsilon 0 (the exact assignment) needs solver 'pot', got {solver!r}")
+    if problem.epsilon == 0 and (solver != "pot" or gradient == "implicit"):
+        raise ValueError(
+            f"epsilon 0 (the exact assignment) needs solver 'pot' and a gradient other than 'implicit', "
+            f"got {solver!r} and {gradient!r}"
+        )
+    if gradient not in ("exact", "envelope", "implicit"):
+        raise ValueError(f"gradient must be one of 'exact', 'envelope', 'implicit', got {gradient!r}")
     if solver == "distill":
-        plan_NM, potentials = _sinkhorn(problem, iterations)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and gradient == "exact"):
+            plan_NM, row_N, column_M = plan_of_rounds(problem, iterations)
+        with torch.no_grad():
+            row_N = problem.epsilon * (row_N + problem.source_N.log())
+            column_M = problem.epsilon * (column_M + problem.target_M.log())
+        potentials = row_N, column_M
     else:
         with torch.no_grad():
             if not bool(problem.cost_NM.isfinite().all()):
@@ -65,33 +98,20 @@ def solve(
                 plan_NM, potentials = _geomloss(problem, iterations)
             else:
                 raise ValueError(f"solver must be one of 'distill', 'pot', 'geomloss', got {solver!r}")
+    if gradient == "implicit":
+        plan_NM = implicit_plan(problem.cost_NM, plan_NM, problem.epsilon)
     with torch.no_grad():
         error = (plan_NM.sum(1) - problem.source_N).abs().sum() + (
             plan_NM.sum(0) - problem.target_M
         ).abs().sum()
     return TransportResult(
-        cost=(plan_NM * problem.cost_NM).sum(),
+        problem=problem,
         plan=plan_NM,
         potentials=potentials,
         iterations=iterations if problem.epsilon else _EXACT_LIMIT,
         error=error,
         converged=error <= tolerance,
     )
-
-
-def _sinkhorn(problem: TransportProblem, iterations: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    cost_NM, epsilon = problem.cost_NM, problem.epsilon
-    log_source_N, log_target_M = problem.source_N.log(), problem.target_M.log()
-    scaled_NM = -cost_NM / epsilon
-    # The potentials over epsilon. Starting from the target's own mass makes a point of weight 2 the same as two
-    # points; with equal masses it is the textbook's start at 1. Columns come last, so that no mass is lost however
-    # few the rounds.
-    row_N, column_M = log_source_N, log_target_M
-    for _ in range(iterations):
-        row_N = log_source_N - (scaled_NM + column_M[None, :]).logsumexp(1)
-        column_M = log_target_M - (scaled_NM + row_N[:, None]).logsumexp(0)
-    plan_NM = (scaled_NM + row_N[:, None] + column_M[None, :]).exp()
-    return plan_NM, (epsilon * row_N, epsilon * column_M)
 
 
 def _pot(problem: TransportProblem, iterations: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:

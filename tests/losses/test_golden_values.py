@@ -17,6 +17,7 @@ from distill.losses import (
     Sinkhorn,
     SkewKL,
     SkewReverseKL,
+    SortedTransport,
     TotalVariation,
 )
 
@@ -33,6 +34,7 @@ GOLDEN = [
     (AdaptiveKL(head=0.5), [0.371092, 0.181992, 0.905653, 0.119467]),
     (GhostTokenKL(kept=1), [0.340848, 0.097503, 0.548882, 0.104215]),
     (Labels(), [0.169846, 0.551445, 0.798916, 1.098612]),
+    (SortedTransport(), [0.747321, 0.418960, 0.972847, 0.445817]),
 ]
 
 

@@ -13,12 +13,14 @@ from distill.losses import (
     JensenShannon,
     Labels,
     MeanSquaredLogits,
+    MultiLevelTransport,
     ReverseKL,
     Rows,
     SampledTargets,
     Sinkhorn,
     SkewKL,
     SkewReverseKL,
+    SortedTransport,
     SparseTeacher,
     TotalVariation,
 )
@@ -56,6 +58,11 @@ LOSSES = {
         temperature=temperature, cost="squared_euclidean", iterations=2
     ),
     "sinkhorn_cosine": lambda temperature: Sinkhorn(temperature=temperature, cost="cosine", iterations=2),
+    "sinkhorn_sharp": lambda temperature: Sinkhorn(temperature=temperature, epsilon=0.005, iterations=3),
+    "sinkhorn_streamed": lambda temperature: Sinkhorn(temperature=temperature, memory="low", iterations=2),
+    "sorted": SortedTransport,
+    "sorted_kept": lambda temperature: SortedTransport(temperature=temperature, kept=2),
+    "multi_level": lambda temperature: MultiLevelTransport(temperature=temperature, kept=3, iterations=3),
     "sinkhorn_variation": lambda temperature: Sinkhorn(
         temperature=temperature, cost="total_variation", iterations=2
     ),

@@ -18,12 +18,14 @@ from distill.losses import (
     JensenShannon,
     Labels,
     MeanSquaredLogits,
+    MultiLevelTransport,
     ReverseKL,
     Rows,
     SampledTargets,
     Sinkhorn,
     SkewKL,
     SkewReverseKL,
+    SortedTransport,
     TotalVariation,
 )
 
@@ -50,6 +52,12 @@ LOSSES = [
     SampledTargets(samples=3, power=0.5, temperature=2.0),
     Sinkhorn(),
     Sinkhorn(debias=False, cost="squared_euclidean", iterations=5),
+    Sinkhorn(cost="total_variation", epsilon=0.02),
+    Sinkhorn(memory="low"),
+    SortedTransport(),
+    SortedTransport(kept=2, temperature=2.0),
+    MultiLevelTransport(),
+    MultiLevelTransport(kept=2, debias=False),
 ]
 generated = settings(
     max_examples=100, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck)
@@ -127,7 +135,7 @@ def test_wild_logits_give_finite_values_and_gradients(loss):
     @given(st.sampled_from([1e-3, 1.0, 1e3]), wild_rows())
     def stays_finite(temperature: float, rows: Rows) -> None:
         tried = replace(loss, temperature=temperature, scale=1.0) if hasattr(loss, "scale") else loss
-        if isinstance(loss, Sinkhorn):
+        if isinstance(loss, Sinkhorn | SortedTransport | MultiLevelTransport):
             tried = replace(loss, temperature=temperature)
         student = rows.student.float() if temperature < 1 else rows.student.clone()
         live = replace(rows, student=student.requires_grad_())
@@ -331,7 +339,10 @@ def test_losses_are_excused_only_from_what_they_do_not_claim():
     assert set(LAWS) - set(laws_of(TAID())) == {"gradient_is_the_slope"}
     assert set(LAWS) - set(laws_of(AdaptiveKL())) == {"gradient_is_the_slope"}
     assert {"never_negative", "finite_at_extremes", "nan_shows"} <= set(laws_of(SampledTargets())) < set(LAWS)
-    assert set(LAWS) - set(laws_of(Sinkhorn(solver="pot"))) == {"split_invariance", "gradient_is_the_slope"}
+    for loss in (Sinkhorn(solver="pot"), Sinkhorn(gradient="envelope"), Sinkhorn(gradient="implicit")):
+        assert set(LAWS) - set(laws_of(loss)) == {"split_invariance", "gradient_is_the_slope"}
+    assert set(LAWS) - set(laws_of(SortedTransport(kept=3))) == set()
+    assert set(LAWS) - set(laws_of(MultiLevelTransport())) == {"split_invariance"}
     assert laws_of(textbook_kl) == LAWS
 
 
@@ -341,6 +352,9 @@ def test_losses_are_excused_only_from_what_they_do_not_claim():
         Sinkhorn(solver="pot"),
         Sinkhorn(solver="pot", epsilon=0, debias=False),
         Sinkhorn(solver="geomloss", iterations=9),
+        Sinkhorn(solver="geomloss", gradient="implicit", iterations=9),
+        Sinkhorn(gradient="envelope"),
+        Sinkhorn(gradient="implicit"),
     ],
     ids=repr,
 )

@@ -15,11 +15,13 @@ from distill.losses import (
     GhostTokenKL,
     JensenShannon,
     Labels,
+    MultiLevelTransport,
     ReverseKL,
     SampledTargets,
     Sinkhorn,
     SkewKL,
     SkewReverseKL,
+    SortedTransport,
     Total,
     TotalVariation,
 )
@@ -150,6 +152,28 @@ def test_losses_are_frozen_and_compare_by_their_fields(kind):
         (lambda: Sinkhorn(temperature=0.0), "temperature must be a positive finite number, got 0.0"),
         (lambda: Sinkhorn(tolerance=0), "tolerance must be a positive finite number, got 0"),
         (lambda: Sinkhorn(cost="l2"), "cost must be one of 'l1', .*, got 'l2'"),
+        (
+            lambda: Sinkhorn(gradient="unrolled"),
+            "gradient must be one of 'exact', 'envelope', 'implicit', got 'unrolled'",
+        ),
+        (lambda: Sinkhorn(memory="none"), "memory must be one of 'fast', 'low', got 'none'"),
+        (
+            lambda: Sinkhorn(memory="low", cost="cosine"),
+            "memory 'low' streams the costs 'l1' and 'total_variation', got 'cosine'",
+        ),
+        (
+            lambda: Sinkhorn(solver="pot", epsilon=0, gradient="implicit"),
+            "gradient 'implicit' needs an epsilon above 0, got 0",
+        ),
+        (lambda: SortedTransport(kept=0), "kept must be at least 1, got 0"),
+        (lambda: SortedTransport(temperature=0), "temperature must be a positive finite number, got 0"),
+        (lambda: MultiLevelTransport(kept=0), "kept must be at least 1, got 0"),
+        (lambda: MultiLevelTransport(epsilon=0), "epsilon must be a positive finite number, got 0"),
+        (lambda: MultiLevelTransport(sequence=-1), "sequence must be a finite number of at least 0, got -1"),
+        (
+            lambda: MultiLevelTransport(logarithmic=-1),
+            "logarithmic must be a finite number of at least 0, got -1",
+        ),
         (lambda: Sinkhorn(solver="ott"), "solver must be one of 'distill', 'pot', 'geomloss', got 'ott'"),
     ],
 )

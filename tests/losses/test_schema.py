@@ -15,9 +15,11 @@ from distill.losses import (
     GhostTokenKL,
     JensenShannon,
     Labels,
+    MultiLevelTransport,
     ReverseKL,
     Sinkhorn,
     SkewKL,
+    SortedTransport,
 )
 
 ADAPTER: TypeAdapter = TypeAdapter(Annotated[AnyLoss, Field(discriminator="kind")])
@@ -36,6 +38,9 @@ ADAPTER: TypeAdapter = TypeAdapter(Annotated[AnyLoss, Field(discriminator="kind"
         ({"kind": "taid", "t": 0.5, "previous": None}, TAID(t=0.5)),
         ({"kind": "labels", "smoothing": 0.1}, Labels(smoothing=0.1)),
         ({"kind": "sinkhorn", "debias": False, "group_size": 16}, Sinkhorn(debias=False, group_size=16)),
+        ({"kind": "sorted_transport", "kept": 256}, SortedTransport(kept=256)),
+        ({"kind": "multi_level_transport", "sequence": 0}, MultiLevelTransport(sequence=0.0)),
+        ({"kind": "sinkhorn", "memory": "low"}, Sinkhorn(memory="low")),
         ({"kind": "sinkhorn", "solver": "pot", "epsilon": 0}, Sinkhorn(solver="pot", epsilon=0.0)),
     ],
 )
@@ -99,6 +104,8 @@ def test_the_schema_names_every_kind_and_field():
         "attention_maps",
         "relations",
         "pkd",
+        "sorted_transport",
+        "multi_level_transport",
     }
     assert schema["$defs"]["ForwardKL"]["additionalProperties"] is False
     assert set(schema["$defs"]["Labels"]["properties"]) == {"kind", "weight", "smoothing"}

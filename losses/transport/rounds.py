@@ -1,0 +1,153 @@
+"""Sinkhorn's rounds, and their exact adjoint from nothing but the scalings of each round.
+
+With a, b the marginals, K = exp(−C/ε), and u, v starting at 1, a round is u = 1 / (K (b v)), then v = 1 / (Kᵀ (a u));
+the plan is a u K b v. The scalings are relative to the marginals, so that a point of weight 2 is the same as two
+points and no weight is too small. Columns come last: no mass is lost however few the rounds.
+
+Reverse mode keeps u and v of every round, O(rounds · (N + M)) numbers, and collects all that flows into K in two
+products of rank `rounds`, where unrolled autograd keeps and visits a matrix a step.
+
+While max(C)/ε is small these are products of matrices with vectors. Beyond, u and v may not fit into a float, and a
+step is a log-sum-exp on φ = log u and γ = log v.
+
+N source rows, M target rows, K rounds.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import numpy
+import torch
+from torch import Tensor
+
+LARGEST_EXPONENT = {torch.float32: 40.0, torch.float64: 340.0}
+"""max(C)/ε up to which the scalings themselves are used: they lie within e^±2·max(C)/ε, and e⁸⁰ is a float32."""
+
+NUMPY_ROWS = 160
+"""On the CPU and up to this many rows and columns, NumPy's calls cost a third of torch's."""
+
+Array = TypeVar("Array", "numpy.ndarray[Any, Any]", Tensor)
+
+
+def _times(matrix: Any) -> Any:
+    """Return the quickest function that multiplies the matrix with a vector."""
+    return matrix.mv if isinstance(matrix, Tensor) else matrix.dot
+
+
+def scale(
+    kernel_NM: Array, source_N: Array, target_M: Array, rounds: int
+) -> tuple[Array, list[Array], list[Array]]:
+    """Return the plan (N, M), u of each round (N,), and v before the first and after each (M,)."""
+    from_source_NM = kernel_NM * source_N[:, None]
+    over_targets, over_sources = _times(kernel_NM * target_M[None, :]), _times(from_source_NM.T)
+    inverse: Any = torch.reciprocal if isinstance(kernel_NM, Tensor) else numpy.reciprocal
+    rows: list[Array] = []
+    column_M = target_M / target_M
+    columns = [column_M]
+    for _ in range(rounds):
+        row_N = inverse(over_targets(column_M))
+        column_M = inverse(over_sources(row_N))
+        rows.append(row_N)
+        columns.append(column_M)
+    plan_NM = from_source_NM * row_N[:, None] * (target_M * column_M)[None, :]
+    return plan_NM, rows, columns
+
+
+def scale_adjoint(
+    plan_pull_NM: Array,
+    plan_NM: Array,
+    kernel_NM: Array,
+    source_N: Array,
+    target_M: Array,
+    rows: list[Array],
+    columns: list[Array],
+) -> Array:
+    """Return −dL/d(log kernel), which is ε · dL/dC, given dL/dplan of what `scale` returned."""
+    to_target_NM, from_source_NM = kernel_NM * target_M[None, :], kernel_NM * source_N[:, None]
+    over_targets, over_sources = _times(from_source_NM), _times(to_target_NM.T)
+    # Pulls are on the logarithms of plan, u and v: they have the plan's size, whatever u's and v's.
+    direct_NM = plan_pull_NM * plan_NM
+    column_pull_M = direct_NM.sum(0)
+    last_row_pull_N = direct_NM.sum(1)  # only the last u stands in the plan itself
+    column_parts: list[Any] = []
+    row_parts: list[Any] = []
+    for row_N, column_M, before_M in zip(rows[::-1], columns[:0:-1], columns[-2::-1], strict=True):
+        column_part_M = column_pull_M * column_M
+        row_part_N = over_targets(column_part_M)
+        row_part_N *= row_N
+        if not row_parts:
+            row_part_N -= last_row_pull_N
+        row_part_N *= row_N
+        column_pull_M = over_sources(row_part_N)
+        column_pull_M *= before_M
+        column_parts.append(column_part_M)
+        row_parts.append(row_part_N)
+    stack: Any = torch.stack if isinstance(kernel_NM, Tensor) else numpy.array
+    through_columns_NM: Array = stack(rows[::-1]).T @ stack(column_parts)
+    through_rows_NM = stack(row_parts).T @ stack(columns[-2::-1])
+    # In place: a fresh matrix of some hundred rows costs more than what is done to it.
+    through_columns_NM *= from_source_NM
+    through_rows_NM *= to_target_NM
+    through_columns_NM -= through_rows_NM
+    through_columns_NM -= direct_NM
+    return through_columns_NM
+
+
+def log_scale(
+    log_kernel_NM: Tensor, log_source_N: Tensor, log_target_M: Tensor, rounds: int
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Do `scale` on logarithms: return the plan, φ of each round, and γ before the first and after each."""
+    to_target_NM = log_kernel_NM + log_target_M[None, :]
+    from_source_NM = log_kernel_NM + log_source_N[:, None]
+    rows: list[Tensor] = []
+    columns = [torch.zeros_like(log_target_M)]
+    for _ in range(rounds):
+        rows.append(-(to_target_NM + columns[-1][None, :]).logsumexp(1))
+        columns.append(-(from_source_NM + rows[-1][:, None]).logsumexp(0))
+    plan_NM = (from_source_NM + rows[-1][:, None] + (log_target_M + columns[-1])[None, :]).exp()
+    return plan_NM, rows, columns
+
+
+def log_scale_adjoint(
+    plan_pull_NM: Tensor,
+    plan_NM: Tensor,
+    log_kernel_NM: Tensor,
+    log_source_N: Tensor,
+    log_target_M: Tensor,
+    rows: list[Tensor],
+    columns: list[Tensor],
+) -> Tensor:
+    """Do `scale_adjoint` on logarithms."""
+    to_target_NM = log_kernel_NM + log_target_M[None, :]
+    from_source_NM = log_kernel_NM + log_source_N[:, None]
+    collected_NM = -plan_pull_NM * plan_NM
+    column_pull_M, row_pull_N = -collected_NM.sum(0), -collected_NM.sum(1)
+    for row_N, column_M, before_M in zip(rows[::-1], columns[:0:-1], columns[-2::-1], strict=True):
+        # The derivative of a log-sum-exp: a matrix whose columns, or rows, add up to 1.
+        part_NM = (from_source_NM + row_N[:, None] + column_M[None, :]).exp_().mul_(column_pull_M[None, :])
+        row_pull_N = row_pull_N - part_NM.sum(1)
+        collected_NM += part_NM
+        part_NM = (to_target_NM + row_N[:, None] + before_M[None, :]).exp_().mul_(row_pull_N[:, None])
+        column_pull_M = -part_NM.sum(0)
+        collected_NM += part_NM
+        row_pull_N = torch.zeros_like(row_pull_N)
+    return collected_NM
+
+
+def implicit_adjoint(plan_pull_NM: Tensor, plan_NM: Tensor) -> Tensor:
+    """Return ε · dL/dC of a converged plan, by the implicit function theorem on its marginals.
+
+    A change of C moves φ and γ so that the plan's row and column sums stay: one symmetric system, solved in float64
+    for the sums the plan has. Of a plan that has not converged this is not the derivative of anything.
+    """
+    plan_NM, pull_NM = plan_NM.double(), plan_pull_NM.double()
+    direct_NM = pull_NM * plan_NM
+    source_N, target_M = plan_NM.sum(1), plan_NM.sum(0)
+    conditional_NM = plan_NM / target_M[None, :]
+    # Without the columns: a Laplacian of the rows, whose null space (all φ up, all γ down) the last term fills.
+    system_NN = source_N.diag() - conditional_NM @ plan_NM.T + source_N[:, None] * source_N[None, :]
+    row_N = torch.linalg.solve_ex(system_NN, direct_NM.sum(1) - conditional_NM @ direct_NM.sum(0))[0]
+    column_M = (direct_NM.sum(0) - row_N @ plan_NM) / target_M
+    scaled_NM: Tensor = plan_NM * (row_N[:, None] + column_M[None, :]) - direct_NM
+    return scaled_NM.to(plan_pull_NM.dtype)

@@ -15,11 +15,12 @@ import numpy
 import torch
 from torch import Tensor
 
-from .rounds import LARGEST_EXPONENT, NUMPY_ROWS, scale, scale_adjoint
+from .rounds import LARGEST_EXPONENT, scale, scale_adjoint
 
 if TYPE_CHECKING:
     from .sinkhorn import Sinkhorn
 
+_ROWS = 160  # beyond, torch's sums and signs are quicker than NumPy's
 _CLASSES = 8  # up to which a loop over classes is shorter than torch's way
 
 
@@ -107,7 +108,7 @@ class FewClasses(torch.autograd.Function):
         """Whether this can do the group, and is the faster way."""
         rows, classes = student_GV.shape
         return (
-            rows <= NUMPY_ROWS
+            rows <= _ROWS
             and classes <= _CLASSES
             and student_GV.device.type == "cpu"
             and loss.cost in ("l1", "total_variation")
@@ -128,7 +129,8 @@ class FewClasses(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor | None]:
         """Compute in NumPy; only diagnose looks at the misplaced mass."""
         ctx.loss = loss
-        ctx.save_for_backward(student_GV, teacher_GV, mass_G)
+        ctx.teacher_GV = teacher_GV  # made in inference mode, perhaps, which save_for_backward refuses
+        ctx.save_for_backward(student_GV, mass_G)
         with numpy.errstate(all="ignore"):  # NaN and inf say enough by being in the values
             p_VG, q_VG = _softmax(student_GV, loss.temperature), _softmax(teacher_GV, loss.temperature)
             count = p_VG.shape[1]
@@ -148,10 +150,10 @@ class FewClasses(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *pulls: Tensor) -> tuple[Tensor | None, ...]:
         """Pull the shares' gradient back to the student's logits."""
-        student_GV, teacher_GV, mass_G = ctx.saved_tensors
+        student_GV, mass_G = ctx.saved_tensors
         if torch.is_grad_enabled():
             # create_graph: the same shares by the general way, which autograd can differentiate twice.
-            shares_G, _ = ctx.loss.transport(student_GV, teacher_GV, mass_G)
+            shares_G, _ = ctx.loss.transport(student_GV, ctx.teacher_GV, mass_G)
             (gradient_GV,) = torch.autograd.grad(shares_G, student_GV, pulls[0], create_graph=True)
             return gradient_GV, None, None, None, None
         p_VG, moves = ctx.parts

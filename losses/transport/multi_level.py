@@ -121,7 +121,7 @@ class MultiLevelTransport(Loss):
         with torch.autocast(rows.student.device.type, enabled=False):
             for student_GV, teacher_GV, weight_G in zip(
                 groups.split(rows.student),
-                groups.split(rows.detached_teacher()),
+                groups.split(rows.teacher.detach()),
                 groups.split(rows.weights),
                 strict=True,
             ):

@@ -162,7 +162,7 @@ class Sinkhorn(Loss):
             weights = groups.split(rows.weights)
         values, errors = [], []
         for student_GV, teacher_GV, weight_G in zip(
-            groups.split(rows.student), groups.split(rows.detached_teacher()), weights, strict=True
+            groups.split(rows.student), groups.split(rows.teacher.detach()), weights, strict=True
         ):
             mass_G = None if weight_G is None else weight_G / weight_G.sum()
             if FewClasses.fit(self, student_GV):

@@ -81,7 +81,7 @@ class SortedTransport(Loss):
 
         if rows.teacher is None:
             raise ValueError("this loss compares with a teacher, but rows.teacher is None")
-        student_NV, teacher_NV = rows.student, rows.detached_teacher()
+        student_NV, teacher_NV = rows.student, rows.teacher.detach()
         if rows.weight is None:
             return sorted_distance(student_NV, teacher_NV, self.temperature, self.kept)
         # Rows that do not count are not sorted, and keep whatever they hold to themselves.

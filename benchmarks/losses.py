@@ -14,9 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -31,7 +29,9 @@ import torch
 import torch.nn.functional as F
 from distill.losses.kernels.dense import row_values
 from distill.losses.kernels.fused_linear import Projection, fused_linear_mean
+from measuring import Goals, in_fresh_process, peak_beyond
 
+from distill.environment import describe_environment
 from distill.losses import ForwardKL, JensenShannon, Labels, ReverseKL, Rows
 
 OURS = {"forward_kl": ForwardKL(), "reverse_kl": ReverseKL(), "jensen_shannon": JensenShannon()}
@@ -278,13 +278,10 @@ def _copy(inputs: Inputs) -> Inputs:
     return Inputs(inputs.student_NV.clone(), *(getattr(inputs, name) for name in list(vars(inputs))[1:]))
 
 
-def memory_of(loss: str, contestant: str, rows: int, vocabulary: int) -> float:
+def memory_of(loss: str, contestant: str, rows: int, vocabulary: int) -> float | None:
     """Peak memory in matrices of rows × vocabulary, measured in a fresh process."""
-    command = [sys.executable, __file__, "--rows", str(rows), "--vocabulary", str(vocabulary)]
-    command += ["--memory-of", loss, contestant]
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    return float(done.stdout)
+    arguments = ["--rows", str(rows), "--vocabulary", str(vocabulary), "--memory-of", loss, contestant]
+    return in_fresh_process(__file__, arguments)
 
 
 def measure_memory(loss: str, contestant: str, rows: int, vocabulary: int) -> float:
@@ -293,20 +290,10 @@ def measure_memory(loss: str, contestant: str, rows: int, vocabulary: int) -> fl
     run = CONTESTANTS[loss][contestant]()
     run(make_inputs(2, 64, fused=fused))
     inputs = make_inputs(rows, vocabulary, fused=fused)
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _status("VmRSS")
-    run(inputs)
-    extra = _status("VmHWM") - before
+    extra = peak_beyond(lambda: run(inputs))
     if fused:
         extra -= 4 * (inputs.student_NH.numel() + inputs.student_VH.numel())
     return extra / (4 * rows * vocabulary)
-
-
-def _status(key: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(key + ":"):
-            return 1024 * int(line.split()[1])
-    raise ValueError(f"/proc/self/status has no {key}")
 
 
 def precision() -> dict[str, float]:
@@ -345,8 +332,7 @@ def main() -> None:
         for loss, name, _ in MEMORY
     }
     distances = precision()
-    rows = compare(medians, memory, distances)
-    print(as_table(rows))
+    goals = compare(medians, memory, distances)
     for name, reason in skipped.items():
         print(f"skipped {name}: {reason}")
     arguments.out.write_text(
@@ -356,10 +342,8 @@ def main() -> None:
                 "memory_rows": arguments.memory_rows,
                 "vocabulary": arguments.vocabulary,
                 "rounds": arguments.rounds,
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-                "processor": _processor(),
-                "ratios": rows,
+                "environment": describe_environment(),
+                "goals": goals.lines,
                 "relative_to_ours": {
                     loss: {name: found / times["ours"] for name, found in times.items()}
                     for loss, times in medians.items()
@@ -372,47 +356,25 @@ def main() -> None:
         )
         + "\n"
     )
+    print(f"{goals.summary}; written to {arguments.out}")
 
 
 def compare(
-    medians: dict[str, dict[str, float]], memory: dict[str, float], distances: dict[str, float]
-) -> list[dict]:
+    medians: dict[str, dict[str, float]], memory: dict[str, float | None], distances: dict[str, float]
+) -> Goals:
     """Each ratio beside its goal."""
-    rows = []
+    goals = Goals()
     for loss, name, goal in AT_LEAST:
         if name in medians[loss]:
-            ratio = medians[loss][name] / medians[loss]["ours"]
-            rows.append(_row(loss, f"{name} / ours, time", ratio, ">=", goal))
+            goals.at_least(f"{loss}: {name} / ours, time", medians[loss][name] / medians[loss]["ours"], goal)
     for loss, name, goal in AT_MOST:
         if name in medians[loss]:
-            ratio = medians[loss]["ours"] / medians[loss][name]
-            rows.append(_row(loss, f"ours / {name}, time", ratio, "<=", goal))
+            goals.at_most(f"{loss}: ours / {name}, time", medians[loss]["ours"] / medians[loss][name], goal)
     for loss, name, goal in MEMORY:
-        rows.append(_row(loss, f"{name}, peak memory / N×V", memory[f"{loss}: {name}"], "<=", goal))
+        goals.at_most(f"{loss}: {name}, peak memory / N×V", memory[f"{loss}: {name}"], goal)
     for loss, distance in distances.items():
-        rows.append(_row(loss, "bfloat16, relative error", distance, "<=", 1e-4))
-    return rows
-
-
-def _row(loss: str, what: str, figure: float, sign: str, goal: float) -> dict:
-    met = figure >= goal if sign == ">=" else figure <= goal
-    return {"loss": loss, "what": what, "figure": figure, "goal": f"{sign} {goal:g}", "met": met}
-
-
-def as_table(rows: list[dict]) -> str:
-    """Markdown."""
-    lines = ["| loss | what | figure | goal | met |", "|---|---|--:|--:|---|"]
-    for row in rows:
-        met = "yes" if row["met"] else "**no**"
-        lines.append(f"| {row['loss']} | {row['what']} | {row['figure']:.3g} | {row['goal']} | {met} |")
-    return "\n".join(lines)
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
+        goals.at_most(f"{loss}: bfloat16, relative error", distance, 1e-4)
+    return goals
 
 
 if __name__ == "__main__":

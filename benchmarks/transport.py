@@ -11,14 +11,10 @@ Ratios are what to read: milliseconds are this machine's, on this day.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import importlib.util
 import json
 import os
-import platform
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,8 +24,10 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
 import torch  # noqa: E402 (after the variables that its and NumPy's threads read)
+from measuring import Goals, in_fresh_process, peak_beyond  # noqa: E402
 from torch import Tensor  # noqa: E402
 
+from distill.environment import describe_environment  # noqa: E402
 from distill.losses import Rows, Sinkhorn, SortedTransport  # noqa: E402
 
 EPSILON, ROUNDS, TEMPERATURE = 0.1, 20, 2.0
@@ -199,50 +197,13 @@ def peak_here(case: str, name: str) -> None:
     contestants, shape = PEAKED[case]
     step(contestants[name], *inputs(8, 2048))  # what is loaded and built once is not counted
     student, teacher = inputs(*shape)
-    size = 2 * student.numel() * student.element_size()
-
-    def status(key: str) -> int:
-        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-        return 1024 * int(next(line for line in lines if line.startswith(key)).split()[1])
-
-    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
-    before = status("VmRSS")
-    gradient = step(contestants[name], student, teacher)
-    print((status("VmHWM") - before) / size)
-    del gradient
+    found = peak_beyond(lambda: step(contestants[name], student, teacher))
+    print(found / (2 * student.numel() * student.element_size()))
 
 
 def peak(case: str, name: str) -> float | None:
     """Peak memory of one step, or None where this system cannot tell."""
-    if not Path("/proc/self/clear_refs").exists():
-        return None
-    done = subprocess.run(
-        [sys.executable, __file__, "--peak", case, name],
-        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return float(done.stdout.split()[-1])
-
-
-class Goals:
-    """Ratios beside what they should be."""
-
-    def __init__(self) -> None:
-        self.lines: list[dict[str, Any]] = []
-
-    def at_least(self, what: str, found: float, goal: float) -> None:
-        """A ratio that should not be smaller."""
-        self._add(what, found, f">= {goal:g}", found >= goal)
-
-    def at_most(self, what: str, found: float, goal: float) -> None:
-        """A ratio or an error that should not be larger."""
-        self._add(what, found, f"<= {goal:g}", found <= goal)
-
-    def _add(self, what: str, found: float, goal: str, met: bool) -> None:
-        self.lines.append({"what": what, "found": found, "goal": goal, "met": met})
-        print(f"  {'met   ' if met else 'MISSED'} {found:10.3g}  {goal:>9}  {what}", flush=True)
+    return in_fresh_process(__file__, ["--peak", case, name])
 
 
 def table(title: str, times: dict[str, float]) -> None:
@@ -275,9 +236,7 @@ def large(goals: Goals, rounds: int, native: bool = False) -> dict[str, Any]:
     for name, found in peaks.items():
         print(f"  {found or float('nan'):10.3f}  {name}")
     for name, goal in (("ours", 1.6), ("ours, low memory", 0.7)):
-        found = peaks[name]
-        if found is not None:
-            goals.at_most(f"{case}: peak of {name} / logits", found, goal)
+        goals.at_most(f"{case}: peak of {name} / logits", peaks[name], goal)
     return {"milliseconds": times, "peak_over_logits": peaks}
 
 
@@ -420,28 +379,6 @@ PARTS: dict[str, Callable[..., dict[str, Any]]] = {
 }
 
 
-def environment() -> dict[str, Any]:
-    """What the figures belong to."""
-    versions = {}
-    for name in ("torch", "numpy", "pot", "geomloss", "transformers"):
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = None
-    processor, facts = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
-    if facts.exists():
-        lines = facts.read_text(encoding="utf-8").splitlines()
-        names = (line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-        processor = next(names, processor)
-    return {
-        "python": platform.python_version(),
-        "versions": versions,
-        "processor": processor,
-        "threads": torch.get_num_threads(),
-        "load": os.getloadavg(),
-    }
-
-
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(
@@ -458,15 +395,14 @@ def main() -> None:
         peak_here(*arguments.peak)
         return
     goals = Goals()
-    results: dict[str, Any] = {"environment": environment()}
+    results: dict[str, Any] = {"environment": describe_environment() | {"load": os.getloadavg()}}
     print(json.dumps(results["environment"]))
     for part in arguments.parts:
         extra = {"native": arguments.native} if part == "large" else {}
         results[part] = PARTS[part](goals, arguments.rounds, **extra)
     results["goals"] = goals.lines
     arguments.out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    missed = [line["what"] for line in goals.lines if not line["met"]]
-    print(f"{len(goals.lines) - len(missed)} of {len(goals.lines)} goals met; written to {arguments.out}")
+    print(f"{goals.summary}; written to {arguments.out}")
 
 
 if __name__ == "__main__":

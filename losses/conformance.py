@@ -24,7 +24,18 @@ from torch import Tensor, nn
 
 from distill.errors import LossError
 
-from .laws import LAWS, LawBroken, LossFunction, expect_close, expect_finite, extremes, laws_of
+from .laws import (
+    LAWS,
+    LawBroken,
+    LossFunction,
+    expect_close,
+    expect_finite,
+    extremes,
+    in_double,
+    laws_of,
+    mean_and_gradient,
+    with_class,
+)
 from .loss import Loss
 from .rows import Rows
 
@@ -233,8 +244,7 @@ class ForeignLoss:
 
     def _keeps_float64(self) -> bool:
         """Whether a change that float32 cannot hold changes the value."""
-        rows = _random_rows(3, 5, seed=7)
-        rows = Rows(student=rows.student.double(), teacher=rows.teacher_logits().double())
+        rows = in_double(_random_rows(3, 5, seed=7))
         moved = replace(rows, student=rows.student + 1e-9 * torch.arange(15).reshape(3, 5))
         return not torch.equal(self.number(rows), self.number(moved))
 
@@ -300,7 +310,7 @@ def law_masked_rows(loss: ForeignLoss, rows: Rows) -> None:
 
 def law_sequences_are_rows(loss: ForeignLoss, rows: Rows) -> None:
     """(B, T, V) logits cost what their B·T rows cost: the mean is over positions, however they are laid out."""
-    rows = replace(rows, student=rows.student.double(), teacher=rows.teacher_logits().double())
+    rows = in_double(rows)
     count = len(rows)
     expected = loss.number(rows)
     for shape in ((1, count), (count, 1)):
@@ -309,26 +319,23 @@ def law_sequences_are_rows(loss: ForeignLoss, rows: Rows) -> None:
 
 def law_padded_vocabulary(loss: ForeignLoss, rows: Rows) -> None:
     """A teacher with two more columns that nothing uses (logits −1e4) changes nothing."""
-    rows = replace(rows, student=rows.student.double(), teacher=rows.teacher_logits().double())
+    rows = in_double(rows)
     wider = _Wider(rows)
     expect_close(loss, "value beside unused columns", loss.number(wider), loss.number(rows), 1e-7)
 
 
 def law_unused_class(loss: ForeignLoss, rows: Rows) -> None:
     """A class that neither side uses (logit −1e4, probability 0) changes nothing: no division by their number."""
-    rows = replace(rows, student=rows.student.double(), teacher=rows.teacher_logits().double())
-    unused_N1 = rows.student.new_full((len(rows), 1), -1e4)
+    rows = in_double(rows)
     wider = replace(
-        rows,
-        student=torch.cat([rows.student, unused_N1], dim=1),
-        teacher=torch.cat([rows.teacher_logits(), unused_N1], dim=1),
+        rows, student=with_class(rows.student, -1e4), teacher=with_class(rows.teacher_logits(), -1e4)
     )
     expect_close(loss, "value with a class nobody uses", loss.number(wider), loss.number(rows), 1e-7)
 
 
 def law_temperature(loss: ForeignLoss, rows: Rows) -> None:
     """A temperature divides both sides' logits; the value may be multiplied by T² besides."""
-    rows = replace(rows, student=rows.student.double(), teacher=rows.teacher_logits().double())
+    rows = in_double(rows)
     divided = replace(rows, student=rows.student / 3, teacher=rows.teacher_logits() / 3)
     plain = loss.number(divided, temperature=1.0)
     hot = loss.number(rows, temperature=3.0)
@@ -341,7 +348,7 @@ def law_temperature(loss: ForeignLoss, rows: Rows) -> None:
 def law_large_vocabulary(loss: ForeignLoss, rows: Rows) -> None:
     """At V = 152,064 the float32 value is that of float64 arithmetic to 1e-4."""
     large = _random_rows(2, 152_064, seed=3)
-    precise = replace(large, student=large.student.double(), teacher=large.teacher_logits().double())
+    precise = in_double(large)
     expect_close(
         loss, "value at V = 152064", loss.number(large).double(), loss.number(precise).double(), 1e-4, 1e-6
     )
@@ -351,10 +358,8 @@ class _Wider(Rows):
     """Rows whose teacher has more columns than the student, which `Rows` itself refuses."""
 
     def __init__(self, rows: Rows):
-        teacher_NV = rows.teacher_logits()
-        dead_N2 = teacher_NV.new_full((len(rows), 2), -1e4)
         super().__init__(student=rows.student, teacher=rows.teacher, weight=rows.weight)
-        object.__setattr__(self, "teacher", torch.cat([teacher_NV, dead_N2], dim=1))
+        object.__setattr__(self, "teacher", with_class(with_class(rows.teacher_logits(), -1e4), -1e4))
 
 
 _OWN = {
@@ -439,16 +444,8 @@ def _random_rows(count: int, classes: int, *, seed: int, spread: float = 2.0) ->
 
 def _same_mean(loss: ForeignLoss, what: str, changed: Rows, rows: Rows) -> None:
     """Compare number and gradient of `rows` with those of the same rows at the head of `changed`."""
-    found: list[tuple[Tensor, Tensor]] = []
-    for each in (
-        changed,
-        replace(rows, student=rows.student.double(), teacher=rows.teacher_logits().double()),
-    ):
-        student_NV = each.student.detach().requires_grad_()
-        live = replace(each, student=student_NV)
-        mean = live.mean(loss(live))
-        found.append((mean.detach(), torch.autograd.grad(mean, student_NV)[0]))
-    (changed_mean, changed_NV), (mean, gradient_NV) = found
+    changed_mean, changed_NV = mean_and_gradient(loss, changed)
+    mean, gradient_NV = mean_and_gradient(loss, in_double(rows))
     expect_close(loss, f"number beside {what}", changed_mean, mean, 1e-9)
     expect_close(loss, f"gradient beside {what}", changed_NV[: len(rows)], gradient_NV, 1e-9)
     if bool((changed_NV[len(rows) :] != 0).any()):

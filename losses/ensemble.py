@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from .precision import wide
 from .ranges import non_negative, one_of, positive
 
 if TYPE_CHECKING:
@@ -89,8 +90,7 @@ class Ensemble:
     def _term(self, share: float, logits_NV: Tensor) -> Tensor:
         import math
 
-        if logits_NV.element_size() < 4:
-            logits_NV = logits_NV.float()
+        logits_NV = wide(logits_NV)
         if self.of == "logits":
             return share * logits_NV
         # Less the largest before the division: ±3e38 over a temperature below 1 is not finite.

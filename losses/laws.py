@@ -2,8 +2,8 @@
 
 A law takes a loss (anything that is called on `Rows` and returns one value a row) and ordinary rows with student,
 teacher and label, and raises `LawBroken` with what it saw. A loss says through its attributes which laws it does not
-claim (`additive`, `random`, `needs_teacher`, `zero_at_equality`, `exact_gradient`, `bound`); a loss without such attributes is
-held to all of them. `accuracy` is the relative rounding error of a loss that computes in float32 whatever its logits
+claim (`additive`, `random`, `needs_teacher`, `zero_at_equality`, `exact_gradient`, `bound`); a loss without such
+attributes is held to all of them. `accuracy` is the relative rounding error of a loss that computes in float32 whatever its logits
 are (0 without it: float64 logits are computed in float64).
 
     for name, law in laws_of(loss).items():
@@ -71,7 +71,7 @@ def law_bounded(loss: LossFunction, rows: Rows) -> None:
 
 def law_shift_invariance(loss: LossFunction, rows: Rows) -> None:
     """A constant added to a row's logits changes nothing: softmax runs over classes, not over rows."""
-    rows = _double(rows)
+    rows = in_double(rows)
     student_N1 = torch.linspace(-3, 5, len(rows), dtype=torch.float64, device=rows.student.device)[:, None]
     shifted = replace(rows, student=rows.student + student_N1)
     if rows.teacher is not None:
@@ -81,7 +81,7 @@ def law_shift_invariance(loss: LossFunction, rows: Rows) -> None:
 
 def law_relabelled_classes(loss: LossFunction, rows: Rows) -> None:
     """Renumbering the classes on both sides changes nothing."""
-    rows = _double(rows)
+    rows = in_double(rows)
     order_V = torch.randperm(rows.student.shape[1], generator=_generator()).to(rows.student.device)
     renumbered = replace(
         rows,
@@ -94,18 +94,18 @@ def law_relabelled_classes(loss: LossFunction, rows: Rows) -> None:
 
 def law_impossible_class(loss: LossFunction, rows: Rows) -> None:
     """A class that neither side can produce (−inf, as in padded vocabularies) changes nothing."""
-    rows = _double(rows)
+    rows = in_double(rows)
     wider = replace(
         rows,
-        student=_beside(rows.student, -math.inf),
-        teacher=None if rows.teacher is None else _beside(rows.teacher, -math.inf),
+        student=with_class(rows.student, -math.inf),
+        teacher=None if rows.teacher is None else with_class(rows.teacher, -math.inf),
     )
     expect_close(loss, "values with a class nobody can produce", loss(wider), loss(rows), 1e-7)
 
 
 def law_row_order(loss: LossFunction, rows: Rows) -> None:
     """Values follow their rows when the rows change places."""
-    rows = _double(rows)
+    rows = in_double(rows)
     order_N = torch.randperm(len(rows), generator=_generator()).to(rows.student.device)
     expect_close(
         loss, "values of rows in another order", loss(rows.select(order_N)), loss(rows)[order_N], 1e-7
@@ -114,7 +114,7 @@ def law_row_order(loss: LossFunction, rows: Rows) -> None:
 
 def law_masked_rows(loss: LossFunction, rows: Rows) -> None:
     """Rows of weight 0 contribute exactly nothing to the mean and get a gradient of 0, whatever they hold."""
-    rows = _double(rows)
+    rows = in_double(rows)
     wild_2V = rows.student.new_full((2, rows.student.shape[1]), math.nan)
     wild_2V[1] = math.inf
     padded = Rows(
@@ -124,8 +124,8 @@ def law_masked_rows(loss: LossFunction, rows: Rows) -> None:
         weight=torch.cat([rows.weights, rows.weights.new_zeros(2)]),
         group=None if rows.group is None else torch.cat([rows.group, rows.group[-1:].expand(2)]),
     )
-    mean, gradient_NV = _mean_and_gradient(loss, rows)
-    padded_mean, padded_gradient_NV = _mean_and_gradient(loss, padded)
+    mean, gradient_NV = mean_and_gradient(loss, rows)
+    padded_mean, padded_gradient_NV = mean_and_gradient(loss, padded)
     expect_close(loss, "mean beside rows of weight 0", padded_mean, mean, 1e-12)
     expect_close(
         loss, "gradient beside rows of weight 0", padded_gradient_NV[: len(rows)], gradient_NV, 1e-12
@@ -137,7 +137,7 @@ def law_masked_rows(loss: LossFunction, rows: Rows) -> None:
 
 def law_weight_counts_rows(loss: LossFunction, rows: Rows) -> None:
     """A row of weight 2 counts like the same row twice."""
-    rows = _double(rows)
+    rows = in_double(rows)
     twice = rows.select(torch.cat([torch.arange(len(rows)), torch.zeros(1, dtype=torch.long)]))
     weight_N = rows.weights.clone()
     weight_N[0] *= 2
@@ -147,9 +147,9 @@ def law_weight_counts_rows(loss: LossFunction, rows: Rows) -> None:
 
 def law_split_invariance(loss: LossFunction, rows: Rows) -> None:
     """Micro-batches add up to the batch: mean and gradient do not depend on where it is cut."""
-    rows = _double(rows)
+    rows = in_double(rows)
     total = rows.weights.sum()
-    whole, gradient_NV = _mean_and_gradient(loss, rows)
+    whole, gradient_NV = mean_and_gradient(loss, rows)
     for size in {1, 2, (len(rows) + 1) // 2}:
         student_NV = rows.student.detach().requires_grad_()
         live = replace(rows, student=student_NV)
@@ -197,7 +197,7 @@ def extremes(rows: Rows) -> dict[str, Rows]:
 
 def expect_finite(loss: LossFunction, case: str, rows: Rows) -> None:
     """Raise LawBroken unless the mean and its gradient are finite, and 0 where nothing counts."""
-    mean, gradient_NV = _mean_and_gradient(loss, rows)
+    mean, gradient_NV = mean_and_gradient(loss, rows)
     if not bool(mean.isfinite()) or not bool(gradient_NV.isfinite().all()):
         wrong = int((~gradient_NV.isfinite()).sum())
         raise LawBroken(
@@ -235,13 +235,13 @@ def law_teacher_gets_no_gradient(loss: LossFunction, rows: Rows) -> None:
 
 def law_gradient_is_the_slope(loss: LossFunction, rows: Rows) -> None:
     """The student's gradient is the derivative of the mean, by finite differences."""
-    rows = _double(rows)
+    rows = in_double(rows)
     noise_NV, direction_NV = torch.randn(
         2, *rows.student.shape, dtype=torch.float64, generator=_generator()
     ).to(rows.student.device)
     # Beside the rows given, not at them: where student and teacher coincide, an L1 cost has a kink and no slope.
     rows = replace(rows, student=rows.student + 0.1 * noise_NV)
-    _, gradient_NV = _mean_and_gradient(loss, rows)
+    _, gradient_NV = mean_and_gradient(loss, rows)
     # A difference of two float32 numbers keeps its digits only over a longer step, which the curve then bends on.
     step, relative = (1e-6, 1e-5) if _accuracy(loss) == 0 else (1e-2, 1e-2)
     ahead = replace(rows, student=rows.student + step * direction_NV)
@@ -257,7 +257,9 @@ def law_half_precision(loss: LossFunction, rows: Rows) -> None:
         student=rows.student.bfloat16(),
         teacher=None if rows.teacher is None else rows.teacher.bfloat16(),
     )
-    expect_close(loss, "values of bfloat16 logits", loss(coarse).double(), loss(_double(coarse)), 5e-5, 1e-6)
+    expect_close(
+        loss, "values of bfloat16 logits", loss(coarse).double(), loss(in_double(coarse)), 5e-5, 1e-6
+    )
 
 
 LAWS: dict[str, Law] = {
@@ -307,8 +309,8 @@ def _generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-def _double(rows: Rows) -> Rows:
-    """The same rows in float64, where a law of algebra holds to many digits."""
+def in_double(rows: Rows) -> Rows:
+    """Return the same rows in float64, where a law of algebra holds to many digits."""
     return replace(
         rows,
         student=rows.student.detach().double(),
@@ -320,7 +322,8 @@ def _with_teacher(rows: Rows, teacher_NV: Tensor) -> Rows:
     return rows if rows.teacher is None else replace(rows, teacher=teacher_NV.to(rows.teacher.dtype))
 
 
-def _beside(logits_NV: Tensor, number: float) -> Tensor:
+def with_class(logits_NV: Tensor, number: float) -> Tensor:
+    """Return the logits beside one more class, whose logit is `number`."""
     return torch.cat([logits_NV, logits_NV.new_full((logits_NV.shape[0], 1), number)], dim=1)
 
 
@@ -331,7 +334,8 @@ def _gradient(mean: Tensor, student_NV: Tensor) -> Tensor:
     return gradient_NV
 
 
-def _mean_and_gradient(loss: LossFunction, rows: Rows) -> tuple[Tensor, Tensor]:
+def mean_and_gradient(loss: LossFunction, rows: Rows) -> tuple[Tensor, Tensor]:
+    """Return the rows' mean, detached, and its derivative for the student's logits, (N, V)."""
     student_NV = rows.student.detach().requires_grad_()
     live = replace(rows, student=student_NV)
     mean = live.mean(loss(live))

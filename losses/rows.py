@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from distill.errors import NumericsError
 
+from .precision import wide
 from .sparse import SparseTeacher
 
 if TYPE_CHECKING:
@@ -110,8 +111,7 @@ class Rows:
 
     def _empty(self) -> Tensor:
         """Return no numbers, of the dtype everything is computed in."""
-        nothing = self.student.detach()[:0]
-        return nothing if nothing.element_size() >= 4 else nothing.float()
+        return wide(self.student.detach()[:0])
 
     def student_logits(self) -> Tensor:
         """Return the student's logits, at least float32, with rows of weight 0 blanked.
@@ -129,15 +129,14 @@ class Rows:
         return self._computable(self.detached_teacher())
 
     def detached_teacher(self) -> Tensor:
-        """Return the teacher's logits as they are, for a graph that gives them no gradient.
+        """Return the teacher's logits as they came, detached. Often made in inference mode, which autograd will not keep.
 
         Raises:
             ValueError: there are no teacher logits.
         """
         if self.teacher is None:
             raise ValueError("this loss compares with a teacher, but rows.teacher is None")
-        # Autograd keeps no tensor made in inference mode, as a teacher's logits mostly are: it gets a copy.
-        return self.teacher.clone() if self.teacher.is_inference() else self.teacher.detach()
+        return self.teacher.detach()
 
     def sparse_teacher(self) -> SparseTeacher:
         """Return the kept part of the teacher in the dtype of `student_logits`, rows of weight 0 blanked.

@@ -197,7 +197,7 @@ class Engine:
         """One optimizer step on the examples of `batch`, forward pass by forward pass."""
         micro_batches = self.plan.micro_batches(batch, self.accelerator.process_index)
         finite = torch.ones((), dtype=torch.bool, device=self.accelerator.device)
-        means: dict[str, Tensor] = {}
+        totals: dict[str, Tensor] = {}
         for last, micro in _mark_last(micro_batches):
             with self.accelerator.no_sync(self.student.model) if not last else nullcontext():
                 rows = self._rows(micro)
@@ -206,10 +206,8 @@ class Engine:
                 loss = rows.mean(self.loss.combine(terms), total_weight=len(batch)) * self.plan.devices
                 finite &= loss.isfinite()
                 self.accelerator.backward(loss)
-            self._remember(rows, terms)
-            for name, (values_N, _) in terms.items() if self.loss.scheduled else ():
-                mean = rows.mean(values_N.detach(), total_weight=len(batch))
-                means[name] = means.get(name, torch.zeros_like(mean)) + mean
+            for name, total in self._remember(rows, terms).items():
+                totals[name] = totals.get(name, torch.zeros_like(total)) + total
         self._average_projections()
         parameters = [p for _, p in self._trained() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
@@ -223,8 +221,11 @@ class Engine:
         self.optimizer.zero_grad()
         self.step_number += 1
         if self.loss.scheduled:
-            whole = {name: float(self.accelerator.reduce(mean, "sum")) for name, mean in means.items()}
-            self.loss = self.loss.advance(whole, progress=self.step_number / self.total_steps)
+            means = {
+                name: float(self.accelerator.reduce(total, "sum")) / len(batch)
+                for name, total in totals.items()
+            }
+            self.loss = self.loss.advance(means, progress=self.step_number / self.total_steps)
 
     def _trained(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         yield from self.student.model.named_parameters()
@@ -270,15 +271,19 @@ class Engine:
             )
             yield from batches[done : done + self.total_steps - self.step_number]
 
-    def _remember(self, rows: Rows, terms: Evaluation) -> None:
-        for name, (values_N, diagnostics) in terms.items():
-            total = rows.mean(values_N.detach(), total_weight=1.0)
+    def _remember(self, rows: Rows, terms: Evaluation) -> dict[str, Tensor]:
+        """Add to the figures of the log; return the sum of each term's weighted values."""
+        totals = {
+            name: rows.mean(values_N.detach(), total_weight=1.0) for name, (values_N, _) in terms.items()
+        }
+        for name, total in totals.items():
             self._sums[f"loss/{name}"] = self._sums.get(f"loss/{name}", torch.zeros_like(total)) + total
-            for what, figure in diagnostics.items():
+            for what, figure in terms[name][1].items():
                 worst = torch.minimum if what == "converged" else torch.maximum
                 key = f"{name}/{what}"
                 self._sums[key] = worst(figure.detach(), self._sums.get(key, figure.detach()))
         self._weight = self._weight + rows.weights.sum()
+        return totals
 
     def _figures(self) -> dict[str, float]:
         """Means since the last call: each term unweighted, and their weighted sum as `loss`."""

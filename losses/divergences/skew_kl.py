@@ -5,15 +5,12 @@ N rows.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from ..ranges import fraction
 from ..softmax import Softmax
-from .divergence import Divergence
 from .forward_kl import ForwardKL
-from .mixture import mixture
+from .mixture import Skewed, mixture
 from .relative_entropy import relative_entropy, through_softmax
 
 if TYPE_CHECKING:
@@ -21,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SkewKL(Divergence):
+class SkewKL(Skewed):
     """KL(p || λ p + (1 − λ) q); p is the teacher, q the student, λ the field `skew`.
 
     At most −ln λ (2.3 nats at 0.1), so a class that the student rules out costs little more than one that it
@@ -45,18 +42,6 @@ class SkewKL(Divergence):
     """
 
     kind: Literal["skew_kl"] = "skew_kl"
-    skew: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        fraction("skew", self.skew)
-        if self.skew == 1:
-            raise ValueError("skew must be below 1, where the teacher is compared with itself, got 1")
-
-    @property
-    def bound(self) -> float:
-        """−ln λ times `scale`; infinite at λ = 0."""
-        return -self.factor * math.log(self.skew) if self.skew else math.inf
 
     def compare(self, teacher: Softmax, student: Softmax) -> tuple[Tensor, Tensor]:
         """Return KL(p || m), (N,), and (1 − λ)·q·(Σ q·p/m − p/m)."""

@@ -5,14 +5,11 @@ N rows.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from ..ranges import fraction
 from ..softmax import Softmax
-from .divergence import Divergence
-from .mixture import mixture
+from .mixture import Skewed, mixture
 from .relative_entropy import relative_entropy, through_softmax
 from .reverse_kl import ReverseKL
 
@@ -21,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SkewReverseKL(Divergence):
+class SkewReverseKL(Skewed):
     """KL(q || (1 − λ) p + λ q); p is the teacher, q the student, λ the field `skew`.
 
     At most −ln λ (2.3 nats at 0.1): where `ReverseKL` explodes, on a class that the teacher rules out, this does not.
@@ -44,18 +41,6 @@ class SkewReverseKL(Divergence):
     """
 
     kind: Literal["skew_reverse_kl"] = "skew_reverse_kl"
-    skew: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        fraction("skew", self.skew)
-        if self.skew == 1:
-            raise ValueError("skew must be below 1, where the student is compared with itself, got 1")
-
-    @property
-    def bound(self) -> float:
-        """−ln λ times `scale`; infinite at λ = 0."""
-        return -self.factor * math.log(self.skew) if self.skew else math.inf
 
     def compare(self, teacher: Softmax, student: Softmax) -> tuple[Tensor, Tensor]:
         """Return KL(q || m), (N,), and q·(s − Σ q·s) with s = log(q/m) − λ·q/m."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from ..divergences.relative_entropy import excess
 from ..ranges import one_of
 from ..temperature import log_probability
-from .activations import LayerPair, ModelPair, PairedActivations, Wanted
+from .activations import LayerPair, ModelPair, PairedActivations
 from .feature_loss import FeatureLoss, computable, of_layer
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ class AttentionMaps(FeatureLoss):
         tensor([0.4278])
     """
 
+    reads = "attention"
+
     kind: Literal["attention_maps"] = "attention_maps"
     distance: Literal["kl", "mean_squared"] = "kl"
 
@@ -61,15 +63,13 @@ class AttentionMaps(FeatureLoss):
         super().__post_init__()
         one_of("distance", self.distance, ("kl", "mean_squared"))
 
-    def wanted(self, models: ModelPair) -> tuple[Wanted, Wanted]:
-        """Return the attention scores of the layers to compare."""
+    def check(self, models: ModelPair) -> None:
+        """Raise ValueError unless both have as many heads."""
         if models.student.heads != models.teacher.heads:
             raise ValueError(
                 f"attention_maps: needs one number of heads, but the student has {models.student.heads} and the "
                 f"teacher {models.teacher.heads}; use relations"
             )
-        student, teacher = zip(*self.pairs(models), strict=True)
-        return Wanted(attention=frozenset(student)), Wanted(attention=frozenset(teacher))
 
     def position_values(
         self, activations: PairedActivations, pair: LayerPair, query_ST: Tensor, key_ST: Tensor

@@ -8,9 +8,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ..loss import Loss
+from ..precision import wide
 from .activations import LayerPair, ModelPair, PairedActivations, Wanted
 
 if TYPE_CHECKING:
@@ -60,13 +61,26 @@ class FeatureLoss(Loss):
         """
         return models.layer_map if self.layers is None else models.resolve(self.layers)
 
-    @abstractmethod
+    reads: ClassVar[Literal["hidden", "attention", "relations"]]
+    """Which of the activations."""
+
     def wanted(self, models: ModelPair) -> tuple[Wanted, Wanted]:
         """Return what is read of the student and of the teacher.
 
         Raises:
             ValueError: the two models cannot be compared by this loss; the message says why.
         """
+        self.check(models)
+        student, teacher = zip(*self.pairs(models), strict=True)
+        return Wanted(**{self.reads: frozenset(student)}), Wanted(**{self.reads: frozenset(teacher)})
+
+    @abstractmethod
+    def check(self, models: ModelPair) -> None:
+        """Raise ValueError, saying why, if this loss cannot compare these two models."""
+
+    def counted(self, activations: PairedActivations, query_ST: Tensor) -> Tensor:
+        """Return the positions whose value counts, (S, T), out of all that hold a token of a row that does."""
+        return query_ST
 
     def build(self, models: ModelPair) -> nn.Module | None:
         """Return the module that holds this loss's weights and is called on rows in its place; None without weights.
@@ -96,6 +110,7 @@ class FeatureLoss(Loss):
         """Return (N,): of each row the mean over layer pairs and tokens of what `compare` says, pair after pair."""
         activations = activations_of(rows)
         query_ST, key_ST = positions_that_count(rows, activations)
+        query_ST = self.counted(activations, query_ST)
         pairs = self.pairs(activations.models)
         values_ST = compare(activations, pairs[0], query_ST, key_ST)
         for pair in pairs[1:]:
@@ -131,9 +146,7 @@ def computable(tensor: Tensor, counts: Tensor) -> Tensor:
     """Return a tensor of at least float32 with entries that do not count blanked, so that none of them can be NaN."""
     if tensor.is_inference():  # made by a teacher under inference mode, which autograd refuses to keep
         tensor = tensor.clone()
-    if tensor.element_size() < 4:
-        tensor = tensor.float()
-    return tensor.where(counts, 0.0)
+    return wide(tensor).where(counts, 0.0)
 
 
 def of_layer(tensors: Mapping[int, Tensor], what: str, layer: int) -> Tensor:

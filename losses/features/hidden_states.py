@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ..ranges import one_of
-from .activations import EMBEDDINGS, LayerPair, ModelPair, PairedActivations, Wanted
+from .activations import EMBEDDINGS, LayerPair, ModelPair, PairedActivations
 from .feature_loss import FeatureLoss, computable, of_layer
 
 if TYPE_CHECKING:
@@ -70,6 +70,8 @@ class HiddenStates(FeatureLoss):
         embeddings: also compare the embeddings' outputs, as one more pair.
     """
 
+    reads = "hidden"
+
     kind: Literal["hidden_states"] = "hidden_states"
     distance: Literal["mean_squared", "cosine"] = "mean_squared"
     projection: Literal["linear", "identity"] = "linear"
@@ -95,15 +97,13 @@ class HiddenStates(FeatureLoss):
         own: tuple[LayerPair, ...] = ((EMBEDDINGS, EMBEDDINGS),) if self.embeddings else ()
         return own + super().pairs(models)
 
-    def wanted(self, models: ModelPair) -> tuple[Wanted, Wanted]:
-        """Return the hidden states of the layers to compare."""
+    def check(self, models: ModelPair) -> None:
+        """Raise ValueError unless both have one width, or maps between them."""
         if self.projection == "identity" and models.student.width != models.teacher.width:
             raise ValueError(
                 f"hidden_states: projection identity needs one width, but the student's is {models.student.width} "
                 f"and the teacher's {models.teacher.width}; use projection linear"
             )
-        student, teacher = zip(*self.pairs(models), strict=True)
-        return Wanted(hidden=frozenset(student)), Wanted(hidden=frozenset(teacher))
 
     def build(self, models: ModelPair) -> nn.Module | None:
         """Return the trained maps, called on rows in this loss's place; None for projection "identity"."""

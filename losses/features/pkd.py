@@ -8,14 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from .activations import LayerPair, ModelPair, PairedActivations, Wanted
-from .feature_loss import FeatureLoss, activations_of, positions_that_count
+from .activations import LayerPair, ModelPair, PairedActivations
+from .feature_loss import FeatureLoss
 from .hidden_states import hidden_of, squared_distance_of_directions
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from ..rows import Rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +47,8 @@ class PKD(FeatureLoss):
         tensor([2.])
     """
 
+    reads = "hidden"
+
     kind: Literal["pkd"] = "pkd"
 
     @property
@@ -66,28 +66,19 @@ class PKD(FeatureLoss):
             )
         return super().pairs(models)[:-1]
 
-    def wanted(self, models: ModelPair) -> tuple[Wanted, Wanted]:
-        """Return the hidden states of the layers to compare."""
+    def check(self, models: ModelPair) -> None:
+        """Raise ValueError unless both have one width."""
         if models.student.width != models.teacher.width:
             raise ValueError(
                 f"pkd: needs one width, but the student's is {models.student.width} and the teacher's "
                 f"{models.teacher.width}; use hidden_states with distance cosine"
             )
-        student, teacher = zip(*self.pairs(models), strict=True)
-        return Wanted(hidden=frozenset(student)), Wanted(hidden=frozenset(teacher))
 
-    def values(self, rows: Rows) -> Tensor:
-        """Return the squared chord of each row, (N,), the mean over its sequences."""
-        activations = activations_of(rows)
+    def counted(self, activations: PairedActivations, query_ST: Tensor) -> Tensor:
+        """Return the first token of each sequence."""
         if activations.token is not None:
             raise ValueError("pkd: compares the first token of a sequence, but these rows are single tokens")
-        query_ST, key_ST = positions_that_count(rows, activations)
-        first_ST = query_ST & (query_ST.cumsum(-1) == 1)
-        pairs = self.pairs(activations.models)
-        values_ST = self.position_values(activations, pairs[0], first_ST, key_ST)
-        for pair in pairs[1:]:
-            values_ST = values_ST + self.position_values(activations, pair, first_ST, key_ST)
-        return activations.per_row(values_ST / len(pairs), first_ST, len(rows))
+        return query_ST & (query_ST.cumsum(-1) == 1)
 
     def position_values(
         self, activations: PairedActivations, pair: LayerPair, query_ST: Tensor, key_ST: Tensor

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ..ranges import count
-from .activations import LayerPair, ModelPair, PairedActivations, Wanted
+from .activations import LayerPair, ModelPair, PairedActivations
 from .attention_maps import map_divergence
 from .feature_loss import FeatureLoss, computable, of_layer
 
@@ -64,6 +64,8 @@ class Relations(FeatureLoss):
         of: the relations to compare.
     """
 
+    reads = "relations"
+
     kind: Literal["relations"] = "relations"
     layers: tuple[LayerPair, ...] | None = ((-1, -1),)
     heads: int | None = None
@@ -77,8 +79,8 @@ class Relations(FeatureLoss):
             raise ValueError(f"of must be some of {', '.join(_PARTS)}, each once, got {list(self.of)!r}")
         object.__setattr__(self, "of", tuple(self.of))
 
-    def wanted(self, models: ModelPair) -> tuple[Wanted, Wanted]:
-        """Return the queries, keys and values of the layers to compare."""
+    def check(self, models: ModelPair) -> None:
+        """Raise ValueError unless the relation heads divide all widths."""
         heads = self._heads(models)
         for whose, shape in (("student", models.student), ("teacher", models.teacher)):
             for part in self.of:
@@ -87,8 +89,6 @@ class Relations(FeatureLoss):
                         f"relations: the {whose}'s {part} width {shape.width_of(part)} is no multiple of {heads} "
                         "relation heads; set heads to a number that divides both models' widths"
                     )
-        student, teacher = zip(*self.pairs(models), strict=True)
-        return Wanted(relations=frozenset(student)), Wanted(relations=frozenset(teacher))
 
     def _heads(self, models: ModelPair) -> int:
         return models.teacher.heads if self.heads is None else self.heads

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..precision import wide
 from ..rows import Rows
 from ..sparse import SparseTeacher
 from ..total import Total
@@ -173,7 +174,7 @@ class _Work:
     def in_blocks(self, student: Projection, gradients: _Gradients | None) -> Tensor:
         """The mean, a block of rows at a time; its derivatives, times the total weight, go into `gradients`."""
         rows, classes = len(student.hidden), student.weight.shape[0]
-        exact = student.hidden.dtype if student.hidden.element_size() >= 4 else torch.float32
+        exact = wide(student.hidden[:0]).dtype
         weight_N = (
             student.hidden.new_ones(rows, dtype=exact) if self.weight is None else self.weight.to(exact)
         )
@@ -231,7 +232,7 @@ class _Gradients:
     """Sums of derivatives, for those inputs that want them; of matrix and bias in float32 at least."""
 
     def __init__(self, student: Projection, wanted: tuple[bool, bool, bool]):
-        exact = student.weight.dtype if student.weight.element_size() >= 4 else torch.float32
+        exact = wide(student.weight[:0]).dtype
         self.hidden_NH = torch.zeros_like(student.hidden) if wanted[0] else None
         self.weight_VH = torch.zeros_like(student.weight, dtype=exact) if wanted[1] else None
         self.bias_V = (

@@ -15,6 +15,7 @@ import numpy
 import torch
 from torch import Tensor
 
+from ..precision import wide
 from .rounds import LARGEST_EXPONENT, scale, scale_adjoint
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class _Move:
 
 
 def _softmax(logits: Tensor, temperature: float) -> Floats:
-    logits_GV = (logits if logits.element_size() >= 4 else logits.float()).detach()
+    logits_GV = wide(logits).detach()
     # One class after the other in memory: they are what is looped over.
     softmax_VG: Floats = numpy.ascontiguousarray(logits_GV.numpy().T)
     # Shifted before the temperature divides, which may take ±3e38 beyond what a float holds.

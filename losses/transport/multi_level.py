@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ..loss import Loss
+from ..precision import wide
 from ..ranges import count, non_negative, positive
 from ..temperature import log_probability
 
@@ -111,17 +112,16 @@ class MultiLevelTransport(Loss):
         """
         import torch
 
+        from .batchwise import convergence
         from .groups import Groups
 
-        if rows.teacher is None:
-            raise ValueError("this loss compares with a teacher, but rows.teacher is None")
         groups = Groups.of(rows, self.group_size)
         values, errors, masses = [], [], []
         # Autocast would multiply scalings in half precision.
         with torch.autocast(rows.student.device.type, enabled=False):
             for student_GV, teacher_GV, weight_G in zip(
                 groups.split(rows.student),
-                groups.split(rows.teacher.detach()),
+                groups.split(rows.detached_teacher()),
                 groups.split(rows.weights),
                 strict=True,
             ):
@@ -130,15 +130,8 @@ class MultiLevelTransport(Loss):
                 errors.append(error)
                 masses.append(mass)
         values_N = groups.join(values, rows)
-        if not values:
-            zero = values_N.new_zeros(())
-            return values_N, {"marginal_error": zero, "converged": zero + 1, "kept_mass": zero + 1}
-        error_of_each = torch.stack(errors)
-        return values_N, {
-            "marginal_error": error_of_each.amax(),
-            "converged": (error_of_each <= self.tolerance).to(error_of_each.dtype).mean(),
-            "kept_mass": torch.stack(masses).amin(),
-        }
+        kept_mass = torch.stack(masses).amin() if masses else values_N.new_ones(())
+        return values_N, {**convergence(errors, self.tolerance, values_N), "kept_mass": kept_mass}
 
     def _compare(
         self, student_GV: Tensor, teacher_GV: Tensor, mass_G: Tensor
@@ -159,29 +152,16 @@ class MultiLevelTransport(Loss):
 
     def _likeliest(self, logits_GV: Tensor, mass_G: Tensor) -> Tensor:
         """Return the log-probabilities of the K classes that weigh most in the group, heaviest first, (G, K)."""
-        log_GV = log_probability(
-            logits_GV if logits_GV.element_size() >= 4 else logits_GV.float(), self.temperature
-        )
+        log_GV = log_probability(wide(logits_GV), self.temperature)
         weight_V = mass_G @ log_GV.detach().exp()
         return log_GV[:, weight_V.argsort(descending=True, stable=True)[: self.kept]]
 
     def _transport(self, student_GK: Tensor, teacher_GK: Tensor, mass_G: Tensor) -> tuple[Tensor, Tensor]:
-        import torch
-
+        from .batchwise import debiased_shares
         from .manhattan import manhattan
-        from .problem import TransportProblem
-        from .solve import solve
 
         pairs = [(student_GK, teacher_GK), (student_GK, student_GK), (teacher_GK, teacher_GK)]
-        results = [
-            solve(
-                TransportProblem(manhattan(source_GK, target_GK), mass_G, mass_G, self.epsilon, 2.0),
-                iterations=self.iterations,
-                tolerance=self.tolerance,
-            )
-            for source_GK, target_GK in (pairs if self.debias else pairs[:1])
+        costs = [
+            manhattan(source_GK, target_GK) for source_GK, target_GK in (pairs if self.debias else pairs[:1])
         ]
-        shares_G = results[0].shares
-        if self.debias:
-            shares_G = shares_G - results[1].shares / 2 - results[2].shares / 2
-        return shares_G, torch.stack([result.error for result in results]).amax()
+        return debiased_shares(costs, mass_G, self.epsilon, largest_cost=2.0, iterations=self.iterations)

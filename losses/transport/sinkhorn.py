@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ..loss import Loss
+from ..precision import wide
 from ..ranges import count, non_negative, one_of, positive
 from ..temperature import probability
 
@@ -139,30 +140,24 @@ class Sinkhorn(Loss):
         "marginal_error" is the largest misplaced mass among all groups; "converged" is the share of groups whose
         every solve stayed within `tolerance`.
         """
-        # torch is imported where it is used: reading a recipe needs this class, not torch.
-        import torch
+        # Imported where it is used: reading a recipe needs this class, not torch.
+        from .batchwise import convergence
 
         values_N, errors = self._solve(rows, diagnose=True)
-        if not errors:
-            return values_N, {"marginal_error": values_N.new_zeros(()), "converged": values_N.new_ones(())}
-        error_of_each = torch.stack(errors)
-        converged = (error_of_each <= self.tolerance).to(error_of_each.dtype)
-        return values_N, {"marginal_error": error_of_each.amax(), "converged": converged.mean()}
+        return values_N, convergence(errors, self.tolerance, values_N)
 
     def _solve(self, rows: Rows, diagnose: bool) -> tuple[Tensor, list[Tensor]]:
         """Return `values`, (N,), and, to diagnose, the largest misplaced mass of each group's solves."""
         from .few_classes import FewClasses
         from .groups import Groups
 
-        if rows.teacher is None:
-            raise ValueError("this loss compares with a teacher, but rows.teacher is None")
         groups = Groups.of(rows, self.group_size)
         weights: Sequence[Tensor | None] = [None] * len(groups.sizes)
         if rows.weight is not None:
             weights = groups.split(rows.weights)
         values, errors = [], []
         for student_GV, teacher_GV, weight_G in zip(
-            groups.split(rows.student), groups.split(rows.teacher.detach()), weights, strict=True
+            groups.split(rows.student), groups.split(rows.detached_teacher()), weights, strict=True
         ):
             mass_G = None if weight_G is None else weight_G / weight_G.sum()
             if FewClasses.fit(self, student_GV):
@@ -183,28 +178,22 @@ class Sinkhorn(Loss):
         """
         import torch
 
-        from .problem import TransportProblem
-        from .solve import solve
+        from .batchwise import debiased_shares
 
         # Autocast would multiply probabilities and scalings in half precision.
         with torch.autocast(student_GV.device.type, enabled=False):
             costs = self._costs(student_GV, teacher_GV)
             if mass_G is None:
                 mass_G = costs[0].detach().new_full((len(student_GV),), 1 / len(student_GV))
-            shares, errors = [], []
-            for cost_GG in costs:
-                result = solve(
-                    TransportProblem(cost_GG, mass_G, mass_G, self.epsilon, self.bound),
-                    iterations=self.iterations,
-                    tolerance=self.tolerance,
-                    solver=self.solver,
-                    gradient=self.gradient,
-                )
-                shares.append(result.shares)
-                errors.append(result.error)
-            if not self.debias:
-                return shares[0], errors[0]
-            return shares[0] - shares[1] / 2 - shares[2] / 2, torch.stack(errors).amax()
+            return debiased_shares(
+                costs,
+                mass_G,
+                self.epsilon,
+                largest_cost=self.bound,
+                iterations=self.iterations,
+                solver=self.solver,
+                gradient=self.gradient,
+            )
 
     def _costs(self, student_GV: Tensor, teacher_GV: Tensor) -> list[Tensor]:
         """Return the cost matrices: student to teacher and, if debiased, student to student, teacher to teacher."""
@@ -221,9 +210,6 @@ class Sinkhorn(Loss):
             )
             factor = 0.5 if self.cost == "total_variation" else 1.0
             return [factor * cost_GG for cost_GG in distances if cost_GG is not None]
-        p_GV, q_GV = (
-            probability(logits if logits.element_size() >= 4 else logits.float(), self.temperature)
-            for logits in (student_GV, teacher_GV)
-        )
+        p_GV, q_GV = (probability(wide(logits), self.temperature) for logits in (student_GV, teacher_GV))
         pairs = [(p_GV, q_GV), (p_GV, p_GV), (q_GV, q_GV)] if self.debias else [(p_GV, q_GV)]
         return [cost_matrix(self.cost, source_GV, target_GV) for source_GV, target_GV in pairs]

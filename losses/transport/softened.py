@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..precision import wide
 from ..temperature import probability
 from .manhattan import distance_pull, manhattan, mass, overlap, self_overlap
 
@@ -58,11 +59,6 @@ class _Softmax:
         # Shifted before the temperature divides, which may take ±3e38 beyond what a float holds.
         shifted = wide(self.logits_NV[:, columns]) - self.largest_N1
         return shifted.div_(self.temperature).exp_().mul_(self.normaliser_N1)
-
-
-def wide(logits: Tensor) -> Tensor:
-    """Return the logits in float32, or float64 where they are: what everything is computed in."""
-    return logits if logits.element_size() >= 4 else logits.float()
 
 
 def softmax(logits_NV: Tensor, temperature: float) -> Tensor:

@@ -14,8 +14,9 @@ import numpy
 import torch
 from torch import Tensor
 
+from ..precision import wide
 from ..temperature import probability
-from .softened import row_blocks, softmax, wide
+from .softened import row_blocks, softmax
 
 
 def sorted_distance(

@@ -79,9 +79,7 @@ class SortedTransport(Loss):
     def _distances(self, rows: Rows) -> tuple[Tensor, Tensor]:
         from .sorted_distance import sorted_distance
 
-        if rows.teacher is None:
-            raise ValueError("this loss compares with a teacher, but rows.teacher is None")
-        student_NV, teacher_NV = rows.student, rows.teacher.detach()
+        student_NV, teacher_NV = rows.student, rows.detached_teacher()
         if rows.weight is None:
             return sorted_distance(student_NV, teacher_NV, self.temperature, self.kept)
         # Rows that do not count are not sorted, and keep whatever they hold to themselves.

@@ -1,9 +1,36 @@
-"""The rows whose values were computed independently, in float64."""
+"""The rows whose values were computed independently, in float64, and each loss that stands by its rows alone."""
 
 import pytest
 import torch
 
-from distill.losses import Rows
+from distill.losses import (
+    TAID,
+    AdaptiveKL,
+    ForwardKL,
+    GhostTokenKL,
+    JensenShannon,
+    Labels,
+    MeanSquaredLogits,
+    ReverseKL,
+    Rows,
+    SkewKL,
+    SkewReverseKL,
+    TotalVariation,
+)
+
+ROW_WISE = (
+    ForwardKL(temperature=2.0),
+    ReverseKL(),
+    JensenShannon(beta=0.3),
+    SkewKL(),
+    SkewReverseKL(),
+    TotalVariation(),
+    AdaptiveKL(),
+    TAID(),
+    GhostTokenKL(kept=4),
+    MeanSquaredLogits(),
+    Labels(smoothing=0.1),
+)
 
 
 @pytest.fixture
@@ -15,3 +42,9 @@ def golden_rows() -> Rows:
         teacher=torch.tensor(teacher_NV, dtype=torch.float64),
         label=torch.tensor([0, 1, 2, 1]),
     )
+
+
+@pytest.fixture(params=ROW_WISE, ids=lambda loss: loss.kind)
+def row_wise_loss(request):
+    """One of each kind of row-wise loss that draws nothing."""
+    return request.param

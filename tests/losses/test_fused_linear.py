@@ -8,38 +8,17 @@ from distill.losses.kernels.fused_linear import Projection, fused_linear_mean
 from distill.losses.sparse import most_likely
 
 from distill.losses import (
-    TAID,
-    AdaptiveKL,
     ForwardKL,
     GhostTokenKL,
     JensenShannon,
     Labels,
-    MeanSquaredLogits,
-    ReverseKL,
     Rows,
     SampledTargets,
     Sinkhorn,
-    SkewKL,
-    SkewReverseKL,
-    TotalVariation,
 )
 
 N, V, SMALL, LARGE = 11, 23, 3, 5
 ONE_ROW = 2 * V * 8
-LOSSES = [
-    0.5 * ForwardKL(temperature=2.0),
-    ReverseKL(),
-    JensenShannon(beta=0.3),
-    SkewKL(),
-    SkewReverseKL(),
-    TotalVariation(),
-    AdaptiveKL(),
-    TAID(),
-    GhostTokenKL(kept=4),
-    MeanSquaredLogits(),
-    Labels(smoothing=0.1),
-    0.3 * ForwardKL() + 0.7 * Labels(),
-]
 
 
 def parts(dtype: torch.dtype = torch.float64, bias: bool = True) -> tuple[Projection, Projection, dict]:
@@ -75,8 +54,8 @@ def materialised(loss, student: Projection, teacher: Projection, extra: dict) ->
 
 
 @pytest.mark.parametrize("rows_a_block", [1, 4, 100])
-@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: getattr(loss, "kind", "total"))
-def test_mean_and_gradients_are_those_of_materialised_logits(loss, rows_a_block):
+def test_mean_and_gradients_are_those_of_materialised_logits(row_wise_loss, rows_a_block):
+    loss = 0.3 * row_wise_loss + 0.7 * Labels()
     student, teacher, extra = parts()
     live, leaves = tracked(student)
     mean = fused_linear_mean(loss, live, teacher, **extra, buffer_bytes=rows_a_block * ONE_ROW)

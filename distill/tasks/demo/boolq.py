@@ -43,9 +43,9 @@ def rows(cast: Cast, count: int) -> list[dict[str, Any]]:
             told = SHORT[kind]
         else:
             told = f"{cast.random.choice(OPENINGS)} {cast.random.choice(CONTINUATIONS)}"
-        passage = told.format(name=person.name, work=JOBS[facts["job"]], **facts)
+        passage = told.format(name=person, work=JOBS[facts["job"]], **facts)
         label = number % 2 == 0
-        asked = {"name": person.name, kind: said[kind][0 if label else 1]}
+        asked = {"name": person, kind: said[kind][0 if label else 1]}
         question = cast.random.choice(QUESTIONS[kind]).format(**asked).lower()
         made.append({"question": question, "passage": passage, "label": label})
     return made

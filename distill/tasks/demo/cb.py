@@ -38,15 +38,15 @@ def rows(cast: Cast, count: int) -> list[dict[str, Any]]:
         opened = label == "neutral" and number % 2 == 0
         factive = cast.random.random() < 0.85
         attitude = cast.random.choice(OPEN if opened else TRUE if factive else FALSE)
-        clause = sentence(doer.name, past, thing, clause_true)
+        clause = sentence(doer, past, thing, clause_true)
         if label == "neutral":
             stated = cast.random.random() < 0.5
         else:
             stated = clause_true == (factive == (label == "entailment"))
-        hypothesis = sentence(doer.name, past, other if label == "neutral" and not opened else thing, stated)
+        hypothesis = sentence(doer, past, other if label == "neutral" and not opened else thing, stated)
         made.append(
             {
-                "premise": f"{holder.name} {attitude} that {clause}.",
+                "premise": f"{holder} {attitude} that {clause}.",
                 "hypothesis": hypothesis + ".",
                 "label": label,
             }

@@ -44,7 +44,7 @@ def rows(cast: Cast, count: int) -> list[dict[str, Any]]:
     """Rows in the official layout."""
     made = []
     for number in range(count):
-        name = cast.person().name
+        name = cast.person()
         cause, premise, effect = (event.format(a=name) for event in cast.random.choice(STORIES))
         label = number % 2
         question = cast.random.choice(("cause", "effect"))

@@ -24,7 +24,7 @@ def rows(cast: Cast, count: int) -> list[dict[str, Any]]:
         person = cast.person()
         animals, things = cast.random.sample(ANIMALS, 4), cast.random.sample(THINGS, 4)
         text = cast.random.choice(PARAGRAPHS).format(
-            *animals[:2], cast.random.choice(CITIES), *things[:2], name=person.name
+            *animals[:2], cast.random.choice(CITIES), *things[:2], name=person
         )
         questions = []
         for kind, own, foreign in (("animals", animals, things), ("things", things, animals)):
@@ -37,7 +37,7 @@ def rows(cast: Cast, count: int) -> list[dict[str, Any]]:
                 answers.append({"text": f"a {answer}", "idx": answered, "label": label})
                 answered += 1
             questions.append(
-                {"question": QUESTIONS[kind].format(name=person.name), "idx": asked, "answers": answers}
+                {"question": QUESTIONS[kind].format(name=person), "idx": asked, "answers": answers}
             )
             asked += 1
         made.append({"idx": number, "version": 1.1, "passage": {"text": text, "questions": questions}})

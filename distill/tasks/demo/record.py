@@ -27,7 +27,7 @@ def rows(cast: Cast, count: int) -> list[dict[str, Any]]:
     """Rows in the official layout, one query each."""
     made = []
     for number in range(count):
-        person, other = (person.name for person in cast.persons(2))
+        person, other = cast.persons(2)
         cities, kinds = cast.random.sample(CITIES, 3), cast.random.sample(list(KINDS), 3)
         places = [f"{city} {kind}" for city, kind in zip(cities, kinds, strict=True)]
         asked = cast.random.randrange(3)

@@ -36,7 +36,7 @@ def rows(cast: Cast, count: int) -> list[dict[str, Any]]:
     made = []
     for number in range(count):
         entailed = number % 2 == 0
-        name = cast.person().name
+        name = cast.person()
         verb, past, participle = cast.random.choice(VERBS)
         thing, other = cast.random.sample(THINGS, 2)
         happened = cast.random.random() < 0.5

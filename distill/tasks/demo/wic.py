@@ -232,7 +232,7 @@ WORDS = {
 }
 
 
-def rows(cast: Cast, count: int, held: bool = False) -> list[dict[str, Any]]:
+def rows(cast: Cast, count: int) -> list[dict[str, Any]]:
     """Rows in the official layout, with exact character offsets."""
     made = []
     for number in range(count):
@@ -246,7 +246,7 @@ def rows(cast: Cast, count: int, held: bool = False) -> list[dict[str, Any]]:
             contexts = [cast.random.choice(sense) for sense in senses]
         row: dict[str, Any] = {"word": word, "label": label, "version": 1.1}
         for side, (context, person) in enumerate(zip(contexts, cast.persons(2), strict=True), 1):
-            sentence = context.format(a=person.name) + "."
+            sentence = context.format(a=person) + "."
             sentence = sentence[0].upper() + sentence[1:]
             start = f" {sentence.lower()} ".replace(".", " ").index(f" {word} ")
             row |= {f"sentence{side}": sentence, f"start{side}": start, f"end{side}": start + len(word)}

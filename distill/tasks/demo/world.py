@@ -1,14 +1,13 @@
 """The little world the demo tasks talk about, and one split's share of it.
 
-Everybody in the world appears in one split only and every sentence names somebody (ReCoRD's queries, which cannot,
-name a thing of their split), so training and validation share no sentence. Jobs, things and places are the same in both: a task is about how they are
-put together. All words are common ones, so that most are a single piece for most tokenizers.
+Everybody in the world appears in one split only and every sentence names somebody, so training and validation share no
+sentence. Jobs, things and places are the same in both: a task is about how they are put together. All words are common ones, so that most are a single piece for most tokenizers.
 """
 
 from dataclasses import dataclass, field
 from random import Random
 
-WOMEN = [
+PEOPLE = [
     "Anna",
     "Emma",
     "Julia",
@@ -54,8 +53,6 @@ WOMEN = [
     "Lisa",
     "Megan",
     "Nina",
-]
-MEN = [
     "Adam",
     "Ben",
     "Carl",
@@ -181,53 +178,24 @@ JOBS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Person:
-    """Somebody, and the pronoun that stands for them."""
-
-    name: str
-    pronoun: str
-
-
-@dataclass(frozen=True, slots=True)
 class Cast:
     """Who may appear in a split, and the generator that decides what happens to them."""
 
     random: Random
-    people: tuple[Person, ...] = field(repr=False)
-    things: tuple[str, ...] = field(repr=False)
+    people: tuple[str, ...] = field(repr=False)
 
     @classmethod
     def of(cls, split: str, random: Random) -> "Cast":
-        """The people and things of a split: every third one is kept for validation."""
-        people = [
-            Person(name, pronoun)
-            for names, pronoun in ((WOMEN, "she"), (MEN, "he"))
-            for number, name in enumerate(names)
-            if (number % 3 == 0) == (split == "validation")
-        ]
-        things = [
-            thing for number, thing in enumerate(THINGS) if (number % 3 == 0) == (split == "validation")
-        ]
-        return cls(random, tuple(people), tuple(things))
+        """The people of a split: every third one is kept for validation."""
+        return cls(
+            random,
+            tuple(name for number, name in enumerate(PEOPLE) if (number % 3 == 0) == (split == "validation")),
+        )
 
-    def person(self) -> Person:
-        """Anybody."""
+    def person(self) -> str:
+        """Anybody's name."""
         return self.random.choice(self.people)
 
-    def persons(self, count: int) -> list[Person]:
-        """Different people."""
+    def persons(self, count: int) -> list[str]:
+        """The names of different people."""
         return self.random.sample(self.people, count)
-
-    def namesakes(self, count: int) -> list[Person]:
-        """Different people who share a pronoun, so that the pronoun alone does not tell who is meant."""
-        pronoun = self.person().pronoun
-        return self.random.sample([person for person in self.people if person.pronoun == pronoun], count)
-
-    def couple(self) -> list[Person]:
-        """Two people with different pronouns, in any order."""
-        pair = [
-            self.random.choice([person for person in self.people if person.pronoun == pronoun])
-            for pronoun in ("she", "he")
-        ]
-        self.random.shuffle(pair)
-        return pair

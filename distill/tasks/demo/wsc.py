@@ -44,7 +44,7 @@ def rows(cast: Cast, count: int) -> list[dict[str, Any]]:
         frame, meeting = cast.random.choice(FRAMES), cast.random.choice(MEETINGS)
         first, second = cast.random.sample((meant, other), 2)
         words = frame.format(
-            name=cast.person().name,
+            name=cast.person(),
             first=first,
             second=second,
             met=meeting if frame is FRAMES[0] else f"{meeting}ed",

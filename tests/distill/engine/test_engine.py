@@ -28,10 +28,6 @@ def assert_bitwise_equal(first, second) -> None:
         assert torch.equal(first[name], second[name]), name
 
 
-class Stop(Exception):
-    """Stands for a crash."""
-
-
 def test_a_student_learns_a_rule_from_labels(new_student, features):
     train = TrainRecipe(num_train_epochs=60, learning_rate=5e-3, per_device_train_batch_size=16)
     lines = []
@@ -58,9 +54,9 @@ def test_the_teacher_is_bitwise_unchanged(new_student, teacher, features):
     assert all(parameter.grad is None for parameter in teacher.model.parameters())
 
 
-@pytest.mark.parametrize("stop_at", [3, 4, 7, 9])
+@pytest.mark.parametrize("step", [3, 4, 7, 9])
 def test_an_interrupted_run_ends_with_bitwise_the_same_weights(
-    new_student, teacher, features, tmp_path, stop_at
+    new_student, teacher, features, tmp_path, stop_at, step
 ):
     train = TrainRecipe(max_steps=10, save_steps=2, learning_rate=1e-3, per_device_train_batch_size=16)
 
@@ -71,24 +67,14 @@ def test_an_interrupted_run_ends_with_bitwise_the_same_weights(
 
     straight = weights(engine(tmp_path / "straight").run())
     broken = engine(tmp_path / "broken")
-    original = broken.step
-
-    def stopping(batch):
-        if broken.step_number == stop_at:
-            raise Stop
-        original(batch)
-
-    broken.step = stopping
-    with pytest.raises(Stop):
-        broken.run()
-    torch.manual_seed(999)  # whatever happens in between must not matter
+    stop_at(broken, step)
     continued = engine(tmp_path / "broken")
-    assert continued.resume() == stop_at // 2 * 2
+    assert continued.resume() == step // 2 * 2
     assert_bitwise_equal(straight, weights(continued.run()))
 
 
 def test_a_scheduled_loss_advances_each_step_and_resumes_where_it_was(
-    new_student, teacher, features, tmp_path
+    new_student, teacher, features, tmp_path, stop_at
 ):
     loss = TAID(start=0.2, rate=0.1) + 0.5 * Labels()
     train = TrainRecipe(max_steps=10, save_steps=2, logging_steps=1, per_device_train_batch_size=16)
@@ -108,16 +94,7 @@ def test_a_scheduled_loss_advances_each_step_and_resumes_where_it_was(
     assert straight_engine.loss.terms[0].previous == pytest.approx(lines[-1]["loss/taid"], rel=1e-6)
 
     broken = engine(tmp_path / "broken", more)
-    original = broken.step
-
-    def stopping(batch):
-        if broken.step_number == 7:
-            raise Stop
-        original(batch)
-
-    broken.step = stopping
-    with pytest.raises(Stop):
-        broken.run()
+    stop_at(broken, 7)
     continued = engine(tmp_path / "broken", more)
     assert continued.resume() == 6
     assert_bitwise_equal(straight, weights(continued.run()))

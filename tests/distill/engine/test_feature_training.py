@@ -104,10 +104,10 @@ def test_a_student_of_another_width_learns_too(narrow_student, teacher, features
     assert lines[-1]["loss"] < 0.7 * lines[0]["loss"]
 
 
-@pytest.mark.parametrize("stop_at", [3, 6])
+@pytest.mark.parametrize("step", [3, 6])
 @pytest.mark.parametrize("width", ["same", "narrow"])
 def test_an_interrupted_run_ends_with_bitwise_the_same_weights_and_projections(
-    new_student, narrow_student, teacher, features, tmp_path, stop_at, width
+    new_student, narrow_student, teacher, features, tmp_path, stop_at, step, width
 ):
     loss = EVERYTHING if width == "same" else Labels() + HiddenStates() + Relations(heads=8)
     make = new_student if width == "same" else narrow_student
@@ -122,23 +122,10 @@ def test_an_interrupted_run_ends_with_bitwise_the_same_weights_and_projections(
     assert before
     assert not any(torch.equal(before[name], tensor) for name, tensor in weights(whole.projections).items())
 
-    class Stop(Exception):
-        """Stands for a crash."""
-
     broken = engine(tmp_path / "broken")
-    original = broken.step
-
-    def stopping(batch):
-        if broken.step_number == stop_at:
-            raise Stop
-        original(batch)
-
-    broken.step = stopping
-    with pytest.raises(Stop):
-        broken.run()
-    torch.manual_seed(999)
+    stop_at(broken, step)
     continued = engine(tmp_path / "broken")
-    assert continued.resume() == stop_at // 2 * 2
+    assert continued.resume() == step // 2 * 2
     assert_bitwise_equal(straight, weights(continued.run().model))
     assert_bitwise_equal(weights(whole.projections), weights(continued.projections))
 
@@ -184,33 +171,14 @@ def test_the_students_folder_holds_the_student_and_nothing_else(new_student, tea
         assert not any("maps" in name for name in file.keys())  # noqa: SIM118 - not a mapping
 
 
-def gradients_after_one_batch(make, teacher, features, loss, micro, accumulation) -> torch.Tensor:
-    student = shaken(make())
-    for module in student.model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    train = TrainRecipe(
-        per_device_train_batch_size=micro, gradient_accumulation_steps=accumulation, max_grad_norm=None
-    )
-    engine = Engine(student, loss, features, train, teacher=teacher)
-    caught = []
-    engine.optimizer.optimizer.register_step_pre_hook(
-        lambda *_: caught.append(
-            torch.cat([p.grad.flatten() for _, p in engine._trained() if p.grad is not None])
-        )
-    )
-    engine.step(list(range(32)))
-    return caught[0]
-
-
 @each_loss
 @pytest.mark.parametrize(("micro", "accumulation"), [(8, 4), (20, 2)])
 def test_a_split_batch_has_the_whole_batchs_gradient(
-    new_student, teacher, features, loss, micro, accumulation
+    new_student, gradient_of_one_batch, loss, micro, accumulation
 ):
     """Padding differs between the splits, too: a micro-batch is as long as its longest example."""
-    whole = gradients_after_one_batch(new_student, teacher, features, loss, 32, 1)
-    split = gradients_after_one_batch(new_student, teacher, features, loss, micro, accumulation)
+    whole = gradient_of_one_batch(shaken(new_student()), loss, 32, 1)
+    split = gradient_of_one_batch(shaken(new_student()), loss, micro, accumulation)
     assert whole.norm() > 1e-3
     assert (split - whole).abs().max() <= 2e-5 * whole.abs().max()
 

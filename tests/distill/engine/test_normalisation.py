@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from distill.engine import Engine
 from distill.errors import RecipeError
@@ -17,48 +16,28 @@ ADDITIVE = [
 ]
 
 
-def gradient_after_one_batch(new_student, teacher, features, loss, micro, accumulation) -> torch.Tensor:
-    """The gradient of one whole batch of 32 examples, captured before the optimizer uses it."""
-    student = new_student()
-    for module in student.model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0  # dropout masks depend on the shape of a forward pass
-    train = TrainRecipe(
-        per_device_train_batch_size=micro, gradient_accumulation_steps=accumulation, max_grad_norm=None
-    )
-    engine = Engine(student, loss, features, train, teacher=teacher)
-    caught = []
-    engine.optimizer.optimizer.register_step_pre_hook(
-        lambda *_: caught.append(
-            torch.cat([p.grad.flatten() for p in student.model.parameters() if p.grad is not None])
-        )
-    )
-    engine.step(list(range(32)))
-    return caught[0]
-
-
 @pytest.mark.parametrize("loss", ADDITIVE, ids=["kl", "reverse_kl", "jensen_shannon"])
 @pytest.mark.parametrize(("micro", "accumulation"), [(4, 8), (8, 4), (1, 32)])
 def test_a_split_batch_has_the_whole_batchs_gradient(
-    new_student, teacher, features, loss, micro, accumulation
+    new_student, gradient_of_one_batch, loss, micro, accumulation
 ):
-    whole = gradient_after_one_batch(new_student, teacher, features, loss, 32, 1)
-    split = gradient_after_one_batch(new_student, teacher, features, loss, micro, accumulation)
+    whole = gradient_of_one_batch(new_student(), loss, 32, 1)
+    split = gradient_of_one_batch(new_student(), loss, micro, accumulation)
     assert whole.norm() > 1e-3
     assert (split - whole).abs().max() <= 1e-6 * max(1.0, float(whole.abs().max()))
 
 
-def test_an_uneven_split_still_weighs_every_example_alike(new_student, teacher, features):
+def test_an_uneven_split_still_weighs_every_example_alike(new_student, gradient_of_one_batch):
     loss = 0.5 * Labels() + 0.5 * ForwardKL()
-    whole = gradient_after_one_batch(new_student, teacher, features, loss, 32, 1)
-    uneven = gradient_after_one_batch(new_student, teacher, features, loss, 20, 2)  # 20 + 12 examples
+    whole = gradient_of_one_batch(new_student(), loss, 32, 1)
+    uneven = gradient_of_one_batch(new_student(), loss, 20, 2)  # 20 + 12 examples
     assert (uneven - whole).abs().max() <= 1e-6
 
 
-def test_sinkhorn_groups_survive_a_split_along_their_borders(new_student, teacher, features):
+def test_sinkhorn_groups_survive_a_split_along_their_borders(new_student, gradient_of_one_batch):
     loss = Sinkhorn(group_size=8) + Labels()
-    whole = gradient_after_one_batch(new_student, teacher, features, loss, 32, 1)
-    split = gradient_after_one_batch(new_student, teacher, features, loss, 8, 4)
+    whole = gradient_of_one_batch(new_student(), loss, 32, 1)
+    split = gradient_of_one_batch(new_student(), loss, 8, 4)
     assert (split - whole).abs().max() <= 1e-6
 
 

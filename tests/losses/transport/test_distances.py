@@ -101,12 +101,10 @@ def test_a_sparse_teachers_gradient_is_that_of_all_pairs_at_once(dtype):
 
 
 def test_a_teacher_that_uses_most_classes_is_computed_in_full(monkeypatch):
-    monkeypatch.setattr(
-        softened,
-        "overlap",
-        lambda p, q: pytest.fail("looked at a part") if p.shape[1] < 3000 else overlap(p, q),
-    )
+    looked_at = []
+    monkeypatch.setattr(softened, "overlap", lambda p, q: looked_at.append(p.shape[1]) or overlap(p, q))
     softened_distances(logits(8, 3, 3000), logits(9, 3, 3000), 1.0, with_self=False, streamed=False)
+    assert looked_at == [3000]
 
 
 def test_a_nan_in_the_teacher_is_not_taken_for_an_unused_class():

@@ -193,7 +193,7 @@ class Rows:
         if values_N.shape != self.student.shape[:1]:
             raise ValueError(f"values must have shape ({len(self)},), one a row, got {_shape(values_N)}")
         if self.weight is None and total_weight is None:
-            return values_N.sum() / max(1, len(self))
+            return values_N.mean() if len(self) else values_N.sum()
         weight_N = self.weights.to(values_N.dtype)
         numerator = (values_N.where(weight_N > 0, 0.0) * weight_N).sum()
         # new_zeros(()) + total takes a float or a tensor, on the host or not, without waiting for the device.

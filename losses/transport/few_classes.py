@@ -8,8 +8,7 @@ G rows of one group, V classes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy
 import torch
@@ -28,33 +27,34 @@ _CLASSES = 8  # up to which a loop over classes is shorter than torch's way
 Floats = numpy.ndarray[Any, Any]
 
 
-@dataclass(frozen=True, eq=False)
-class _Move:
-    """One solve between two clouds: what its backward pass needs."""
+class _Move(NamedTuple):
+    """One solve between two clouds, with what its backward pass needs."""
 
-    source_VG: Floats
-    target_VG: Floats
+    differences: list[Floats]
     cost_GG: Floats
     plan_GG: Floats
     kernel_GG: Floats
     mass_G: Floats
-    rows: list[Floats]
-    columns: list[Floats]
+    rows_KG: Floats
+    columns_KG: Floats
 
     @classmethod
     def of(cls, loss: Sinkhorn, source_VG: Floats, target_VG: Floats, mass_G: Floats) -> _Move:
-        cost_GG = numpy.zeros((len(mass_G), len(mass_G)), mass_G.dtype)
-        for source_G, target_G in zip(source_VG, target_VG, strict=True):
-            difference_GG = numpy.subtract.outer(source_G, target_G)
-            cost_GG += numpy.abs(difference_GG, out=difference_GG)
+        differences = list(map(numpy.subtract.outer, source_VG, target_VG))
+        cost_GG = numpy.abs(differences[0])
+        magnitude_GG = numpy.empty_like(cost_GG)
+        for difference_GG in differences[1:]:
+            cost_GG += numpy.abs(difference_GG, magnitude_GG)
         if loss.cost == "total_variation":
             cost_GG *= 0.5
-        kernel_GG = numpy.exp(cost_GG * (-1 / loss.epsilon))
-        plan_GG, rows, columns = scale(kernel_GG, mass_G, mass_G, loss.iterations)
-        return cls(source_VG, target_VG, cost_GG, plan_GG, kernel_GG, mass_G, rows, columns)
+        kernel_GG = numpy.multiply(cost_GG, -1 / loss.epsilon, magnitude_GG)
+        numpy.exp(kernel_GG, kernel_GG)
+        plan_GG, rows_KG, columns_KG = scale(kernel_GG, mass_G, mass_G, loss.iterations)
+        return cls(differences, cost_GG, plan_GG, kernel_GG, mass_G, rows_KG, columns_KG)
 
     def shares(self) -> Floats:
-        shares_G: Floats = numpy.einsum("ij,ij->i", self.plan_GG, self.cost_GG) / self.mass_G
+        shares_G: Floats = numpy.einsum("ij,ij->i", self.plan_GG, self.cost_GG)
+        shares_G /= self.mass_G
         return shares_G
 
     def error(self) -> float:
@@ -65,40 +65,74 @@ class _Move:
     def pull(self, loss: Sinkhorn, share_pull_G: Floats, *, own: bool) -> Floats:
         """Return the gradient for the source's probabilities, (V, G); own: the target is the source."""
         weight_G1 = (share_pull_G / self.mass_G)[:, None]
-        through_plan_GG = scale_adjoint(
+        cost_pull_GG = scale_adjoint(
             weight_G1 * self.cost_GG,
             self.plan_GG,
             self.kernel_GG,
             self.mass_G,
             self.mass_G,
-            self.rows,
-            self.columns,
+            self.rows_KG,
+            self.columns_KG,
         )
-        cost_pull_GG = weight_G1 * self.plan_GG + through_plan_GG / loss.epsilon
+        cost_pull_GG *= 1 / loss.epsilon
+        cost_pull_GG += weight_G1 * self.plan_GG
         if own:
             cost_pull_GG = cost_pull_GG + cost_pull_GG.T
         if loss.cost == "total_variation":
             cost_pull_GG *= 0.5
-        pulled_VG = numpy.empty_like(self.source_VG)
+        pulled_VG = numpy.empty((len(self.differences), len(self.mass_G)), self.mass_G.dtype)
         one_G = numpy.ones_like(self.mass_G)
-        for class_, (source_G, target_G) in enumerate(zip(self.source_VG, self.target_VG, strict=True)):
-            sign_GG = numpy.subtract.outer(source_G, target_G)
-            numpy.sign(sign_GG, out=sign_GG)
+        for difference_GG, pulled_G in zip(self.differences, pulled_VG, strict=True):
+            sign_GG = numpy.sign(difference_GG)
             sign_GG *= cost_pull_GG
-            pulled_VG[class_] = sign_GG.dot(one_G)
+            sign_GG.dot(one_G, pulled_G)
         return pulled_VG
 
 
-def _softmax(logits: Tensor, temperature: float) -> Floats:
-    logits_GV = wide(logits).detach()
-    # One class after the other in memory: they are what is looped over.
-    softmax_VG: Floats = numpy.ascontiguousarray(logits_GV.numpy().T)
-    # Shifted before the temperature divides, which may take ±3e38 beyond what a float holds.
-    softmax_VG = softmax_VG - softmax_VG.max(0)
-    softmax_VG /= temperature
-    numpy.exp(softmax_VG, out=softmax_VG)
-    softmax_VG /= numpy.add.reduce(softmax_VG)
-    return softmax_VG
+class _Moves(NamedTuple):
+    """All solves of one group: student to teacher and, to debias, each side to itself."""
+
+    loss: Sinkhorn
+    student_VG: Floats
+    moves: list[_Move]
+
+    @classmethod
+    def of(cls, loss: Sinkhorn, student_GV: Tensor, teacher_GV: Tensor, mass_G: Tensor | None) -> _Moves:
+        # One class after the other in memory: they are what is looped over.
+        logits_GV = wide(student_GV.detach())
+        sides = (logits_GV, teacher_GV.to(logits_GV.dtype))
+        both_VR = numpy.concatenate([side.numpy().T for side in sides], 1)
+        # Shifted before the temperature divides, which may take ±3e38 beyond what a float holds.
+        both_VR -= numpy.maximum.reduce(both_VR)
+        both_VR /= loss.temperature
+        numpy.exp(both_VR, both_VR)
+        both_VR /= numpy.add.reduce(both_VR)
+        rows = len(student_GV)
+        p_VG, q_VG = both_VR[:, :rows], both_VR[:, rows:]
+        mass = numpy.full(rows, 1 / rows, both_VR.dtype) if mass_G is None else mass_G.numpy()
+        moves = [_Move.of(loss, p_VG, q_VG, mass)]
+        if loss.debias:
+            moves += [_Move.of(loss, p_VG, p_VG, mass), _Move.of(loss, q_VG, q_VG, mass)]
+        return cls(loss, p_VG, moves)
+
+    def shares(self) -> Floats:
+        shares_G = self.moves[0].shares()
+        for own in self.moves[1:]:
+            shares_G -= own.shares() / 2
+        return shares_G
+
+    def error(self) -> float:
+        return max(move.error() for move in self.moves)
+
+    def pull(self, share_pull_G: Floats) -> Floats:
+        """Return the gradient for the student's logits, (V, G)."""
+        pulled_VG = self.moves[0].pull(self.loss, share_pull_G, own=False)
+        if self.loss.debias:
+            pulled_VG += self.moves[1].pull(self.loss, -0.5 * share_pull_G, own=True)
+        pulled_VG *= self.student_VG
+        pulled_VG -= self.student_VG * numpy.add.reduce(pulled_VG)
+        pulled_VG /= self.loss.temperature
+        return pulled_VG
 
 
 class FewClasses(torch.autograd.Function):
@@ -133,41 +167,24 @@ class FewClasses(torch.autograd.Function):
         ctx.teacher_GV = teacher_GV  # made in inference mode, perhaps, which save_for_backward refuses
         ctx.save_for_backward(student_GV, mass_G)
         with numpy.errstate(all="ignore"):  # NaN and inf say enough by being in the values
-            p_VG, q_VG = _softmax(student_GV, loss.temperature), _softmax(teacher_GV, loss.temperature)
-            count = p_VG.shape[1]
-            mass = numpy.full(count, 1 / count, p_VG.dtype) if mass_G is None else mass_G.numpy()
-            moves = [_Move.of(loss, p_VG, q_VG, mass)]
-            shares_G = moves[0].shares()
-            if loss.debias:
-                moves += [_Move.of(loss, p_VG, p_VG, mass), _Move.of(loss, q_VG, q_VG, mass)]
-                shares_G = shares_G - moves[1].shares() / 2 - moves[2].shares() / 2
-            ctx.parts = p_VG, moves[:2]
+            moves = _Moves.of(loss, student_GV, teacher_GV, mass_G)
+            ctx.moves = moves
             misplaced = None
             if diagnose:
-                misplaced = torch.tensor(max(move.error() for move in moves), dtype=_dtype(p_VG))
+                misplaced = torch.tensor(moves.error(), dtype=wide(student_GV[:0]).dtype)
                 ctx.mark_non_differentiable(misplaced)
-        return torch.from_numpy(shares_G), misplaced
+            return torch.from_numpy(moves.shares()), misplaced
 
     @staticmethod
     def backward(ctx: Any, *pulls: Tensor) -> tuple[Tensor | None, ...]:
         """Pull the shares' gradient back to the student's logits."""
         student_GV, mass_G = ctx.saved_tensors
+        nothing = (None,) * 4
         if torch.is_grad_enabled():
             # create_graph: the same shares by the general way, which autograd can differentiate twice.
             shares_G, _ = ctx.loss.transport(student_GV, ctx.teacher_GV, mass_G)
             (gradient_GV,) = torch.autograd.grad(shares_G, student_GV, pulls[0], create_graph=True)
-            return gradient_GV, None, None, None, None
-        p_VG, moves = ctx.parts
-        pull_G = pulls[0].numpy()
+            return gradient_GV, *nothing
         with numpy.errstate(all="ignore"):
-            pulled_VG = moves[0].pull(ctx.loss, pull_G, own=False)
-            if len(moves) > 1:
-                pulled_VG += moves[1].pull(ctx.loss, -0.5 * pull_G, own=True)
-            pulled_VG *= p_VG
-            pulled_VG -= p_VG * numpy.add.reduce(pulled_VG)
-            pulled_VG /= ctx.loss.temperature
-        return torch.from_numpy(pulled_VG.T).to(student_GV.dtype), None, None, None, None
-
-
-def _dtype(array: Floats) -> torch.dtype:
-    return torch.float64 if array.itemsize == 8 else torch.float32
+            pulled_VG = ctx.moves.pull(pulls[0].numpy())
+        return torch.from_numpy(pulled_VG.T).to(student_GV.dtype), *nothing

@@ -27,31 +27,45 @@ LARGEST_EXPONENT = {torch.float32: 40.0, torch.float64: 340.0}
 NUMPY_ROWS = 512
 """On the CPU and up to this many rows and columns, NumPy's products with a vector take half of torch's time."""
 
+_SQUARES_FIT = 1e-9
+"""A scaling lies within the kernel's least number squared and the inverse of that: above this its square fits too."""
+
 Array = TypeVar("Array", "numpy.ndarray[Any, Any]", Tensor)
 
 
+def _empty(like: Any, *shape: int) -> Any:
+    return like.new_empty(shape) if isinstance(like, Tensor) else numpy.empty(shape, like.dtype)
+
+
 def _times(matrix: Any) -> Any:
-    """Return the quickest function that multiplies the matrix with a vector."""
-    return matrix.mv if isinstance(matrix, Tensor) else matrix.dot
+    """Return the quickest function (vector, out) that writes the matrix times the vector."""
+    if isinstance(matrix, Tensor):
+        return lambda vector, out: torch.mv(matrix, vector, out=out)
+    return matrix.dot
 
 
-def scale(
-    kernel_NM: Array, source_N: Array, target_M: Array, rounds: int
-) -> tuple[Array, list[Array], list[Array]]:
-    """Return the plan (N, M), u of each round (N,), and v before the first and after each (M,)."""
+def _invert(vector: Any) -> None:
+    numpy.reciprocal(vector, vector)
+
+
+def scale(kernel_NM: Array, source_N: Array, target_M: Array, rounds: int) -> tuple[Array, Array, Array]:
+    """Return the plan (N, M), u of each round (K, N), and v before the first and after each (K + 1, M)."""
     from_source_NM = kernel_NM * source_N[:, None]
     over_targets, over_sources = _times(kernel_NM * target_M[None, :]), _times(from_source_NM.T)
-    inverse: Any = torch.reciprocal if isinstance(kernel_NM, Tensor) else numpy.reciprocal
-    rows: list[Array] = []
-    column_M = target_M / target_M
-    columns = [column_M]
-    for _ in range(rounds):
-        row_N = inverse(over_targets(column_M))
-        column_M = inverse(over_sources(row_N))
-        rows.append(row_N)
-        columns.append(column_M)
-    plan_NM = from_source_NM * row_N[:, None] * (target_M * column_M)[None, :]
-    return plan_NM, rows, columns
+    invert: Any = Tensor.reciprocal_ if isinstance(kernel_NM, Tensor) else _invert
+    rows_KN: Array = _empty(kernel_NM, rounds, len(source_N))
+    columns_KM: Array = _empty(kernel_NM, rounds + 1, len(target_M))
+    column_M, *columns_after = columns_KM
+    column_M[:] = 1
+    for row_N, after_M in zip(rows_KN, columns_after, strict=True):
+        over_targets(column_M, row_N)
+        invert(row_N)
+        over_sources(row_N, after_M)
+        invert(after_M)
+        column_M = after_M
+    from_source_NM *= rows_KN[-1][:, None]
+    from_source_NM *= (target_M * column_M)[None, :]
+    return from_source_NM, rows_KN, columns_KM
 
 
 def scale_adjoint(
@@ -60,32 +74,44 @@ def scale_adjoint(
     kernel_NM: Array,
     source_N: Array,
     target_M: Array,
-    rows: list[Array],
-    columns: list[Array],
+    rows_KN: Array,
+    columns_KM: Array,
 ) -> Array:
     """Return −dL/d(log kernel), which is ε · dL/dC, given dL/dplan of what `scale` returned."""
     to_target_NM, from_source_NM = kernel_NM * target_M[None, :], kernel_NM * source_N[:, None]
     over_targets, over_sources = _times(from_source_NM), _times(to_target_NM.T)
-    # Pulls are on the logarithms of plan, u and v: they have the plan's size, whatever u's and v's.
+    # A pull on log u or log v has the plan's size, whatever u's and v's: it is multiplied by u, or v, once to go
+    # through the kernel and once for the logarithm. At once, where the square is a number.
+    row_factors: list[tuple[Any, ...]]
+    column_factors: list[tuple[Any, ...]]
+    if not isinstance(kernel_NM, Tensor) and kernel_NM.min() > _SQUARES_FIT:
+        row_factors = [(square_N,) for square_N in rows_KN * rows_KN]
+        column_factors = [(square_M,) for square_M in columns_KM * columns_KM]
+    else:
+        row_factors = [(row_N, row_N) for row_N in rows_KN]
+        column_factors = [(column_M, column_M) for column_M in columns_KM]
+    row_parts_KN: Array = _empty(kernel_NM, *rows_KN.shape)
+    column_parts_KM: Array = _empty(kernel_NM, *rows_KN.shape[:1], len(target_M))
     direct_NM = plan_pull_NM * plan_NM
-    column_pull_M = direct_NM.sum(0)
-    last_row_pull_N = direct_NM.sum(1)  # only the last u stands in the plan itself
-    column_parts: list[Any] = []
-    row_parts: list[Any] = []
-    for row_N, column_M, before_M in zip(rows[::-1], columns[:0:-1], columns[-2::-1], strict=True):
-        column_part_M = column_pull_M * column_M
-        row_part_N = over_targets(column_part_M)
-        row_part_N *= row_N
-        if not row_parts:
+    last_row_pull_N: Any = direct_NM.sum(1) * rows_KN[-1]  # only the last u stands in the plan itself
+    column_part_M, *column_parts_before = reversed(list(column_parts_KM))
+    column_part_M[:] = direct_NM.sum(0) * columns_KM[-1]
+    rows = list(zip(row_parts_KN, row_factors, strict=True))[::-1]
+    for (row_part_N, row_factor), column_factor in zip(rows, column_factors[-2::-1], strict=True):
+        over_targets(column_part_M, row_part_N)
+        for factor_N in row_factor:
+            row_part_N *= factor_N
+        if last_row_pull_N is not None:
             row_part_N -= last_row_pull_N
-        row_part_N *= row_N
-        column_pull_M = over_sources(row_part_N)
-        column_pull_M *= before_M
-        column_parts.append(column_part_M)
-        row_parts.append(row_part_N)
-    stack: Any = torch.stack if isinstance(kernel_NM, Tensor) else numpy.array
-    through_columns_NM: Array = stack(rows[::-1]).T @ stack(column_parts)
-    through_rows_NM = stack(row_parts).T @ stack(columns[-2::-1])
+            last_row_pull_N = None
+        if not column_parts_before:
+            break  # v before the first round is a constant
+        column_part_M = column_parts_before.pop(0)
+        over_sources(row_part_N, column_part_M)
+        for factor_M in column_factor:
+            column_part_M *= factor_M
+    through_columns_NM: Array = rows_KN.T @ column_parts_KM
+    through_rows_NM = row_parts_KN.T @ columns_KM[:-1]
     # In place: a fresh matrix of some hundred rows costs more than what is done to it.
     through_columns_NM *= from_source_NM
     through_rows_NM *= to_target_NM

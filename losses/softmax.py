@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .temperature import floored
+from .temperature import FLOOR, floored
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,32 +19,48 @@ class Softmax:
     """What a divergence needs to know of one side.
 
     Attributes:
-        shifted_NV: the tempered logits less their largest: at most 0 and at least `temperature.FLOOR`.
+        logits_NV: the logits over the temperature, less a number a row; at least `temperature.FLOOR` below the largest.
+        top_N1: the largest of them.
         probability_NV: their softmax.
-        largest_N1: each row's largest probability. As the largest shifted logit is 0, its logarithm is −log Σ exp.
+        largest_N1: its largest, so that log Σ exp(logits) is top − log(largest).
     """
 
-    shifted_NV: Tensor
+    logits_NV: Tensor
+    top_N1: Tensor
     probability_NV: Tensor
     largest_N1: Tensor
 
     @property
     def log_probability_NV(self) -> Tensor:
         """Log softmax, finite."""
-        return self.shifted_NV + self.largest_N1.log()
+        return self.logits_NV + (self.largest_N1.log() - self.top_N1)
 
 
 def softmax(logits_NV: Tensor, temperature: float) -> Softmax:
     """Return the softmax of logits / temperature over classes."""
-    # Not detached: that the largest is 0 whatever the logits are is part of the derivative of `largest_N1`.
-    shifted_NV = floored(logits_NV - logits_NV.amax(-1, keepdim=True), temperature)
+    # Not detached: that it moves with the logits is part of the derivative of the normaliser.
+    top_N1 = logits_NV.amax(-1, keepdim=True)
+    if _can_stay(logits_NV, top_N1, temperature):
+        if temperature != 1:
+            logits_NV, top_N1 = logits_NV / temperature, top_N1 / temperature
+    else:
+        logits_NV, top_N1 = floored(logits_NV - top_N1, temperature), top_N1.new_zeros(top_N1.shape)
     # One fused kernel. The normaliser comes out of its result, not out of a second pass of exponentials.
-    probability_NV = shifted_NV.softmax(-1)
-    return Softmax(
-        shifted_NV=shifted_NV,
-        probability_NV=probability_NV,
-        largest_N1=probability_NV.amax(-1, keepdim=True),
-    )
+    probability_NV = logits_NV.softmax(-1)
+    return Softmax(logits_NV, top_N1, probability_NV, probability_NV.amax(-1, keepdim=True))
+
+
+def _can_stay(logits_NV: Tensor, top_N1: Tensor, temperature: float) -> bool:
+    """Whether shifting the logits to a largest of 0 would gain no digit, and none is below the floor.
+
+    Two passes are saved where every row has logits on both sides of 0, as nearly all have. Looked up on the CPU only:
+    elsewhere the answer would have to be waited for.
+    """
+    if logits_NV.device.type != "cpu":
+        return False
+    top_N1 = top_N1.detach()
+    depth_N1 = top_N1 - logits_NV.detach().amin(-1, keepdim=True)
+    return bool(((top_N1.abs() <= depth_N1) & (depth_N1 <= -FLOOR * temperature)).all())
 
 
 def log_ratio(p: Softmax, q: Softmax) -> Tensor:
@@ -53,4 +69,4 @@ def log_ratio(p: Softmax, q: Softmax) -> Tensor:
     From the logits and the ratio of the normalisers: the difference of two log-probabilities would carry the
     rounding of both normalisers' logarithms into every class.
     """
-    return (p.shifted_NV - q.shifted_NV) + (p.largest_N1 / q.largest_N1).log()
+    return (p.logits_NV - q.logits_NV) + ((p.largest_N1 / q.largest_N1).log() + (q.top_N1 - p.top_N1))

@@ -98,10 +98,10 @@ def _merged(
     """The one definition. kept_NV is 1 or 0; p_NV is 0 and log_ratio_NV anything finite where it is 0."""
     q_NV = student.probability_NV
     # The student among the merged classes alone: their logarithm stays right where their probabilities underflow.
-    others_NV = student.shifted_NV - _OUT * kept_NV
+    others_NV = student.logits_NV - _OUT * kept_NV
     top_N1 = others_NV.amax(-1, keepdim=True)
     others_NV = (others_NV - top_N1).softmax(-1)
-    log_rest_q_N1 = top_N1 + (student.largest_N1 / others_NV.amax(-1, keepdim=True)).log()
+    log_rest_q_N1 = (top_N1 - student.top_N1) + (student.largest_N1 / others_NV.amax(-1, keepdim=True)).log()
     rest_q_N1 = log_rest_q_N1.exp()
     log_rest_ratio_N1 = rest_p_N1.clamp(min=1e-37).log() - log_rest_q_N1
     values_N = relative_entropy(p_NV, q_NV * kept_NV, log_ratio_NV * kept_NV)

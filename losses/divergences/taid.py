@@ -120,6 +120,6 @@ class TAID(Divergence):
 
     def compare(self, teacher: Softmax, student: Softmax) -> tuple[Tensor, Tensor]:
         """Return KL(r || q), (N,), and q − r."""
-        target = softmax(student.shifted_NV.lerp(teacher.shifted_NV, self.share), 1.0)
+        target = softmax(student.logits_NV.lerp(teacher.logits_NV, self.share), 1.0)
         q_NV, r_NV = student.probability_NV, target.probability_NV
         return relative_entropy(r_NV, q_NV, log_ratio(target, student)), q_NV - r_NV

@@ -9,13 +9,14 @@ N rows, H hidden, V vocabulary, K rows that count.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ..precision import wide
+from ..ranges import positive
 from ..rows import Rows
 from ..sparse import SparseTeacher
 from ..total import Total
@@ -30,22 +31,31 @@ BUFFER_BYTES = 64 << 20
 
 @dataclass(frozen=True, eq=False)
 class Projection:
-    """What a language model's logits are made of: hidden @ weight.T + bias.
+    """What a language model's logits are made of: scale · (hidden @ weight.T + bias), softly capped.
 
     Shapes:
         hidden: (N, H). weight: (V, H), the output matrix as `torch.nn.Linear` and tied embeddings hold it.
         bias: (V,) or None.
 
+    Attributes:
+        scale: multiplies the logits, as Cohere's and Granite's configurations say.
+        softcap: c in c · tanh(logits / c), as Gemma 2's does; None for no cap.
+
     Raises:
-        ValueError: shapes that do not belong together.
+        ValueError: shapes that do not belong together, a scale or softcap that is not positive.
         TypeError: tensors of different precision, or float16, whose range does not hold the derivatives of logits.
     """
 
     hidden: Tensor
     weight: Tensor
     bias: Tensor | None = None
+    scale: float = 1.0
+    softcap: float | None = None
 
     def __post_init__(self) -> None:
+        positive("scale", self.scale)
+        if self.softcap is not None:
+            positive("softcap", self.softcap)
         if self.hidden.dim() != 2 or self.weight.dim() != 2 or self.hidden.shape[1] != self.weight.shape[1]:
             raise ValueError(
                 "hidden must have shape (N, H) and weight (V, H), got "
@@ -61,9 +71,38 @@ class Projection:
 
     def to(self, dtype: torch.dtype) -> Projection:
         """Return the same in another precision, differentiably."""
-        return Projection(
-            self.hidden.to(dtype), self.weight.to(dtype), None if self.bias is None else self.bias.to(dtype)
-        )
+        bias = None if self.bias is None else self.bias.to(dtype)
+        return replace(self, hidden=self.hidden.to(dtype), weight=self.weight.to(dtype), bias=bias)
+
+    def logits(self) -> Tensor:
+        """Return all logits, (N, V), differentiably."""
+        logits_NV = torch.nn.functional.linear(self.hidden, self.weight, self.bias)
+        if self.scale != 1:
+            logits_NV = self.scale * logits_NV
+        return logits_NV if self.softcap is None else self.softcap * (logits_NV / self.softcap).tanh()
+
+    def write_logits(self, place: slice | Tensor, out_NV: Tensor) -> Tensor:
+        """Write the logits of the rows at `place`; return their hidden states."""
+        hidden_NH = self.hidden.detach()[place]
+        weight_HV = self.weight.detach().T
+        if self.bias is None:
+            torch.mm(hidden_NH, weight_HV, out=out_NV)
+        else:
+            torch.addmm(self.bias.detach(), hidden_NH, weight_HV, out=out_NV)
+        factor = self.scale if self.softcap is None else self.scale / self.softcap
+        if factor != 1:
+            out_NV.mul_(factor)
+        if self.softcap is not None:
+            out_NV.tanh_().mul_(self.softcap)
+        return hidden_NH
+
+    def pull_to_products(self, derivative_NV: Tensor, capped_NV: Tensor | None) -> None:
+        """Turn derivatives for the logits into those for hidden @ weight.T + bias, in place."""
+        if capped_NV is not None and self.softcap is not None:
+            # (1 − tanh²), from the capped logits, whose place the derivatives did not take.
+            derivative_NV.addcmul_(derivative_NV * capped_NV, capped_NV, value=-(self.softcap**-2))
+        if self.scale != 1:
+            derivative_NV.mul_(self.scale)
 
 
 def fused_linear_mean(
@@ -118,7 +157,7 @@ def fused_linear_mean(
     work = _Work(loss, teacher, label, weight, total_weight, buffer_bytes)
     with torch.autocast(device, enabled=False):
         mean: Tensor = _FusedLinearMean.apply(  # type: ignore[no-untyped-call]
-            student.hidden, student.weight, student.bias, work
+            student.hidden, student.weight, student.bias, student, work
         )
     return mean
 
@@ -157,14 +196,11 @@ class _Work:
 
     def whole(self, student: Projection) -> Tensor:
         """The mean with all logits at once, differentiable any number of times."""
-        logits_NV = torch.nn.functional.linear(student.hidden, student.weight, student.bias)
         teacher_NV = None
         if isinstance(self.teacher, Projection):
             with torch.no_grad():
-                teacher_NV = torch.nn.functional.linear(
-                    self.teacher.hidden, self.teacher.weight, self.teacher.bias
-                )
-        rows = Rows(logits_NV, teacher_NV, self.label, self.weight, sparse=self._sparse)
+                teacher_NV = self.teacher.logits()
+        rows = Rows(student.logits(), teacher_NV, self.label, self.weight, sparse=self._sparse)
         return rows.mean(row_values(self.loss, rows), self.total_weight)
 
     @property
@@ -180,32 +216,37 @@ class _Work:
         )
         counted_K = None if self.weight is None else (self.weight > 0).nonzero().squeeze(-1)
         count = rows if counted_K is None else len(counted_K)
-        step = max(self.buffer_bytes // (2 * classes * student.hidden.element_size()), 1)
+        capped = student.softcap is not None and gradients is not None
+        buffers = 3 if capped else 2
+        step = max(self.buffer_bytes // (buffers * classes * student.hidden.element_size()), 1)
         # Held, not made anew for each block: fresh memory costs a page fault every few kilobytes.
         logits_NV = student.hidden.new_empty(min(step, count), classes)
         teacher_NV = None
         if isinstance(self.teacher, Projection):
             teacher_NV = self.teacher.hidden.new_empty(min(step, count), classes)
+        # The derivatives take the logits' place, unless these are needed once more.
+        derivative_NV = torch.empty_like(logits_NV) if capped else logits_NV
         sum_ = weight_N.new_zeros(())
         for start in range(0, count, step):
             size = min(step, count - start)
             part = slice(start, start + size)
             place = part if counted_K is None else counted_K[part]
-            hidden_NH = _product(student, place, logits_NV[:size])
+            hidden_NH = student.write_logits(place, logits_NV[:size])
             if isinstance(self.teacher, Projection) and teacher_NV is not None:
-                _product(self.teacher, place, teacher_NV[:size])
+                self.teacher.write_logits(place, teacher_NV[:size])
             block = Rows(
                 student=logits_NV[:size],
                 teacher=None if teacher_NV is None else teacher_NV[:size],
                 label=None if self.label is None else self.label[place],
                 sparse=None if self._sparse is None else self._sparse.select(place),
             )
-            derivative_NV = None if gradients is None else logits_NV[:size]
-            sum_ += (fill(self.loss, block, derivative_NV) * weight_N[place]).sum()
-            if gradients is not None and derivative_NV is not None:
+            part_NV = None if gradients is None else derivative_NV[:size]
+            sum_ += (fill(self.loss, block, part_NV) * weight_N[place]).sum()
+            if gradients is not None and part_NV is not None:
                 if self.weight is not None:
-                    derivative_NV.mul_(weight_N[place].unsqueeze(-1))
-                gradients.add(place, derivative_NV, hidden_NH, student.weight)
+                    part_NV.mul_(weight_N[place].unsqueeze(-1))
+                student.pull_to_products(part_NV, logits_NV[:size] if capped else None)
+                gradients.add(place, part_NV, hidden_NH, student.weight)
         return sum_
 
     def total(self, rows: int, like: Tensor) -> Tensor:
@@ -215,17 +256,6 @@ class _Work:
         else:
             total = like.new_tensor(float(rows)) if self.weight is None else self.weight.to(like.dtype).sum()
         return total.to(like.dtype).where(total > 0, 1.0)
-
-
-def _product(side: Projection, place: slice | Tensor, out_NV: Tensor) -> Tensor:
-    """Write the logits of the rows at `place`; return their hidden states."""
-    hidden_NH = side.hidden.detach()[place]
-    weight_HV = side.weight.detach().T
-    if side.bias is None:
-        torch.mm(hidden_NH, weight_HV, out=out_NV)
-    else:
-        torch.addmm(side.bias.detach(), hidden_NH, weight_HV, out=out_NV)
-    return hidden_NH
 
 
 class _Gradients:
@@ -259,9 +289,16 @@ class _Gradients:
 
 class _FusedLinearMean(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, work: _Work) -> Tensor:
-        student = Projection(hidden_NH, weight_VH, bias_V)
+    def forward(
+        ctx: Any,
+        hidden_NH: Tensor,
+        weight_VH: Tensor,
+        bias_V: Tensor | None,
+        student: Projection,
+        work: _Work,
+    ) -> Tensor:
         ctx.work, ctx.dtype = work, hidden_NH.dtype
+        ctx.scale, ctx.softcap = student.scale, student.softcap
         ctx.save_for_backward(hidden_NH, weight_VH, bias_V)
         wanted = ctx.needs_input_grad[:3]
         ctx.gradients = _Gradients(student, wanted) if any(wanted) else None
@@ -273,13 +310,15 @@ class _FusedLinearMean(torch.autograd.Function):
     def backward(ctx: Any, pull: Tensor) -> tuple[Tensor | None, ...]:
         # Taken, not copied: the pull is multiplied into them. A second pass finds nothing and computes them anew.
         gradients, ctx.gradients = ctx.gradients, None
-        student = Projection(*ctx.saved_tensors) if gradients is None or torch.is_grad_enabled() else None
+        student = None
+        if gradients is None or torch.is_grad_enabled():
+            student = Projection(*ctx.saved_tensors, ctx.scale, ctx.softcap)
         if torch.is_grad_enabled() and student is not None:
             parts = (student.hidden, student.weight, student.bias)
             wanted = [part for part, want in zip(parts, ctx.needs_input_grad[:3], strict=True) if want]
             found = iter(torch.autograd.grad(ctx.work.whole(student), wanted, pull, create_graph=True))
-            return *(next(found) if want else None for want in ctx.needs_input_grad[:3]), None
+            return *(next(found) if want else None for want in ctx.needs_input_grad[:3]), None, None
         if student is not None:
             gradients = _Gradients(student, ctx.needs_input_grad[:3])
             ctx.work.in_blocks(student, gradients)
-        return *gradients.times(pull / ctx.total, ctx.dtype), None
+        return *gradients.times(pull / ctx.total, ctx.dtype), None, None

@@ -39,11 +39,13 @@ def tracked(student: Projection) -> tuple[Projection, list[torch.Tensor]]:
         for part in (student.hidden, student.weight, student.bias)
         if part is not None
     ]
-    return Projection(*leaves), leaves
+    bias = leaves[2] if len(leaves) > 2 else None
+    return replace(student, hidden=leaves[0], weight=leaves[1], bias=bias), leaves
 
 
 def logits(side: Projection) -> torch.Tensor:
-    return torch.nn.functional.linear(side.hidden, side.weight, side.bias)
+    made = side.scale * torch.nn.functional.linear(side.hidden, side.weight, side.bias)
+    return made if side.softcap is None else side.softcap * torch.tanh(made / side.softcap)
 
 
 def materialised(loss, student: Projection, teacher: Projection, extra: dict) -> list[torch.Tensor]:
@@ -76,6 +78,25 @@ def test_derivatives_match_finite_differences_to_second_order(bias):
 
     assert torch.autograd.gradcheck(mean, leaves, eps=1e-6, atol=1e-7)
     assert torch.autograd.gradgradcheck(mean, leaves, eps=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("softcap", [None, 2.0])
+def test_scaled_and_capped_logits(softcap):
+    student, teacher, extra = parts()
+    student, teacher = replace(student, scale=0.5, softcap=softcap), replace(teacher, scale=3.0, softcap=5.0)
+    live, leaves = tracked(student)
+
+    def mean(*inputs):
+        side = Projection(*inputs, scale=student.scale, softcap=softcap)
+        return fused_linear_mean(ForwardKL(), side, teacher, **extra, buffer_bytes=4 * ONE_ROW)
+
+    found = [mean(*leaves).detach(), *torch.autograd.grad(mean(*leaves), leaves)]
+    for mine, theirs in zip(found, materialised(ForwardKL(), student, teacher, extra), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-11, atol=1e-14)
+    assert torch.autograd.gradgradcheck(mean, leaves, eps=1e-6, atol=1e-6)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found_half = fused_linear_mean(ForwardKL(), live, teacher, **extra)
+    torch.testing.assert_close(found_half.double(), found[0], rtol=0.05, atol=0)
 
 
 def test_stored_classes_take_the_teachers_place():
@@ -181,6 +202,7 @@ def test_what_does_not_belong_together_is_named():
             r"bias must have",
         ),
         (lambda: Projection(torch.ones(2, 3), torch.ones(4, 3).double()), TypeError, "one precision"),
+        (lambda: Projection(torch.ones(2, 3), torch.ones(4, 3), softcap=0.0), ValueError, "softcap must be"),
         (lambda: Projection(torch.ones(2, 3).half(), torch.ones(4, 3).half()), TypeError, "float16"),
         (
             lambda: fused_linear_mean(

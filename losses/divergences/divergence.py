@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..rows import Rows
 
 Comparison = Callable[..., tuple["Tensor", "Tensor"]]
-"""A function of the teacher's and the student's `Softmax` and any numbers; it returns what `Divergence.compare` does."""
+"""A function of the teacher's and the student's `Softmax`, maybe of a number; it returns what `Divergence.compare` does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,10 +80,10 @@ class ClassWise(Divergence):
     """
 
     @abstractmethod
-    def comparison(self) -> tuple[Comparison, tuple[float, ...]]:
-        """Return the function that compares, and the numbers it takes after teacher and student."""
+    def comparison(self) -> tuple[Comparison, float | None]:
+        """Return the function that compares, and the number it takes after teacher and student, or None."""
 
     def compare(self, teacher: Softmax, student: Softmax) -> tuple[Tensor, Tensor]:
         """Return what the function of `comparison` returns: the divergence, (N,), and its derivative, (N, V)."""
-        function, numbers = self.comparison()
-        return function(teacher, student, *numbers)
+        function, number = self.comparison()
+        return function(teacher, student) if number is None else function(teacher, student, number)

@@ -50,6 +50,6 @@ class ForwardKL(ClassWise):
 
     kind: Literal["forward_kl"] = "forward_kl"
 
-    def comparison(self) -> tuple[Comparison, tuple[float, ...]]:
+    def comparison(self) -> tuple[Comparison, float | None]:
         """Return `forward_kl`."""
-        return forward_kl, ()
+        return forward_kl, None

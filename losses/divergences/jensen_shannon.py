@@ -75,10 +75,10 @@ class JensenShannon(ClassWise):
             return math.inf
         return -self.factor * (self.beta * math.log(self.beta) + (1 - self.beta) * math.log1p(-self.beta))
 
-    def comparison(self) -> tuple[Comparison, tuple[float, ...]]:
+    def comparison(self) -> tuple[Comparison, float | None]:
         """Return `jensen_shannon`, or at its ends the KL there."""
         if self.beta == 0:
-            return forward_kl, ()
+            return forward_kl, None
         if self.beta == 1:
-            return reverse_kl, ()
-        return jensen_shannon, (self.beta,)
+            return reverse_kl, None
+        return jensen_shannon, self.beta

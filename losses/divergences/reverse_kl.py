@@ -53,6 +53,6 @@ class ReverseKL(ClassWise):
 
     kind: Literal["reverse_kl"] = "reverse_kl"
 
-    def comparison(self) -> tuple[Comparison, tuple[float, ...]]:
+    def comparison(self) -> tuple[Comparison, float | None]:
         """Return `reverse_kl`."""
-        return reverse_kl, ()
+        return reverse_kl, None

@@ -54,6 +54,6 @@ class SkewKL(Skewed):
 
     kind: Literal["skew_kl"] = "skew_kl"
 
-    def comparison(self) -> tuple[Comparison, tuple[float, ...]]:
+    def comparison(self) -> tuple[Comparison, float | None]:
         """Return `skew_kl`, or without a skew the KL itself."""
-        return (skew_kl, (self.skew,)) if self.skew else (forward_kl, ())
+        return (skew_kl, self.skew) if self.skew else (forward_kl, None)

@@ -54,6 +54,6 @@ class SkewReverseKL(Skewed):
 
     kind: Literal["skew_reverse_kl"] = "skew_reverse_kl"
 
-    def comparison(self) -> tuple[Comparison, tuple[float, ...]]:
+    def comparison(self) -> tuple[Comparison, float | None]:
         """Return `skew_reverse_kl`, or without a skew the KL itself."""
-        return (skew_reverse_kl, (self.skew,)) if self.skew else (reverse_kl, ())
+        return (skew_reverse_kl, self.skew) if self.skew else (reverse_kl, None)

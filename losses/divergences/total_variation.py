@@ -57,6 +57,6 @@ class TotalVariation(ClassWise):
         """1 times `scale`."""
         return self.factor
 
-    def comparison(self) -> tuple[Comparison, tuple[float, ...]]:
+    def comparison(self) -> tuple[Comparison, float | None]:
         """Return `total_variation`."""
-        return total_variation, ()
+        return total_variation, None

@@ -70,7 +70,7 @@ def fill(loss: Definition, rows: Rows, gradient_NV: Tensor | None) -> Tensor | N
     )
     if not _works or not _is_class_wise(term):
         return None
-    comparison, numbers = term.comparison()
+    comparison, number = term.comparison()
     student_NV, teacher_NV = rows.student.detach(), rows.detached_teacher()
     matrices = [student_NV, teacher_NV] + ([] if gradient_NV is None else [gradient_NV])
     if comparison not in COMPARISONS or not all(map(_is_readable, matrices)):
@@ -94,7 +94,7 @@ def fill(loss: Definition, rows: Rows, gradient_NV: Tensor | None) -> Tensor | N
                 weight * term.factor,
                 weight * term.factor / term.temperature,
                 COMPARISON=COMPARISONS[comparison],
-                NUMBERS=numbers,
+                NUMBER=number,
                 BLOCK=min(BLOCK, triton.next_power_of_2(student_NV.shape[1])),
                 **OPTIONS,
             )
@@ -141,7 +141,7 @@ def _compare_rows(
     value_factor: tl.tensor,
     slope_factor: tl.tensor,
     COMPARISON: tl.constexpr,
-    NUMBERS: tl.constexpr,
+    NUMBER: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
     # Matrices hold more than 2³¹ logits.
@@ -166,7 +166,7 @@ def _compare_rows(
         at_V = start + place_V
         student = _softmax(student_V + at_V, at_V < classes, student_top, student_largest, temperature)
         teacher = _softmax(teacher_V + at_V, at_V < classes, teacher_top, teacher_largest, temperature)
-        term_V, slope_V = COMPARISON(teacher, student, *NUMBERS)
+        term_V, slope_V = _compare(COMPARISON, NUMBER, teacher, student)
         terms_V += term_V
         slopes_V += slope_V
     tl.store(values_N + row, value_factor * tl.sum(terms_V))
@@ -178,7 +178,7 @@ def _compare_rows(
             at_V = start + place_V
             student = _softmax(student_V + at_V, at_V < classes, student_top, student_largest, temperature)
             teacher = _softmax(teacher_V + at_V, at_V < classes, teacher_top, teacher_largest, temperature)
-            _, slope_V = COMPARISON(teacher, student, *NUMBERS)
+            _, slope_V = _compare(COMPARISON, NUMBER, teacher, student)
             derivative_V = slope_factor * (slope_V - student.probability_NV * slope_sum)
             tl.store(gradient_V + at_V, derivative_V.to(gradient_V.dtype.element_ty), mask=at_V < classes)
 
@@ -214,3 +214,15 @@ def _softmax(
     # Not by `maximum`, which would make a number of NaN.
     shifted_V = tl.where(shifted_V < _FLOOR, _FLOOR, shifted_V)
     return Softmax(shifted_V, tl.exp(shifted_V) * largest, largest, shifted_V + tl.log(largest))
+
+
+@triton.jit
+def _compare(
+    COMPARISON: tl.constexpr, NUMBER: tl.constexpr, teacher: tl.tensor, student: tl.tensor
+) -> tuple[tl.tensor, tl.tensor]:
+    """Return what the comparison says of one block."""
+    if NUMBER is None:
+        term_V, slope_V = COMPARISON(teacher, student)
+    else:
+        term_V, slope_V = COMPARISON(teacher, student, NUMBER)
+    return term_V, slope_V

@@ -1,5 +1,6 @@
 """The Triton kernel of the divergences, in Triton's interpreter: what the torch loop says, and the laws."""
 
+import inspect
 import json
 import math
 import os
@@ -9,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from distill.losses.divergences import steps
 from distill.losses.kernels import dense
 from distill.losses.kernels.fused_linear import Projection, fused_linear_mean
 from distill.losses.laws import laws_of
@@ -27,15 +29,17 @@ from distill.losses import (
 )
 
 pytest.importorskip("triton", reason="Triton is not installed")
-triton_rows = pytest.importorskip("distill.losses.kernels.triton_rows")
-if "Interpreted" not in type(triton_rows._compare_rows).__name__ and not torch.cuda.is_available():
+from distill.losses.kernels import triton_rows, triton_steps
+
+INTERPRETED = "Interpreted" in type(triton_rows._compare_rows).__name__
+if not INTERPRETED and not torch.cuda.is_available():
     pytest.skip("TRITON_INTERPRET=0 and no GPU", allow_module_level=True)
 
 # What overflows on purpose in a kernel makes NumPy speak, in which the interpreter computes.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:(overflow|invalid value|divide by zero) encountered:RuntimeWarning",
 )
-DEVICE = "cpu" if "Interpreted" in type(triton_rows._compare_rows).__name__ else "cuda"
+DEVICE = "cpu" if INTERPRETED else "cuda"
 LOSSES = (
     ForwardKL(temperature=2.0, scale="temperature_squared"),
     ReverseKL(temperature=0.7),
@@ -216,6 +220,22 @@ def test_the_ends_of_mixtures_are_the_kls():
         assert torch.equal(by_kernel(end, rows)[1], expected)
 
 
+def test_every_step_has_a_twin_that_takes_the_same():
+    here, there = (
+        {
+            name: [
+                parameter.partition("_")[0]
+                for parameter in inspect.signature(getattr(thing, "fn", thing)).parameters
+            ]
+            for name, thing in vars(module).items()
+            if callable(thing) and name in vars(steps) and not name.startswith("_")
+        }
+        for module in (steps, triton_steps)
+    )
+    assert here
+    assert there == here
+
+
 class OtherReverseKL(ReverseKL):
     def compare(self, teacher, student):
         return super().compare(student, teacher)
@@ -321,8 +341,8 @@ for capability, loss, logits, gradient in (
     (80, ForwardKL(), "bf16", "bf16"),
     (80, JensenShannon(), "fp32", "fp32"),
 ):
-    comparison, numbers = loss.comparison()
-    constants = {"COMPARISON": triton_rows.COMPARISONS[comparison], "NUMBERS": numbers, "BLOCK": triton_rows.BLOCK}
+    comparison, number = loss.comparison()
+    constants = {"COMPARISON": triton_rows.COMPARISONS[comparison], "NUMBER": number, "BLOCK": triton_rows.BLOCK}
     pointers = {"student_NV": logits, "teacher_NV": logits, "values_N": "fp32", "gradient_NV": gradient}
     kernel = triton_rows._compare_rows
     signature = dict.fromkeys(kernel.arg_names, "fp32")

@@ -78,7 +78,8 @@ def row_values(loss: Definition, rows: Rows, *, overwrite: bool = False) -> Tens
 
 def fill(loss: Definition, rows: Rows, gradient_NV: Tensor | None) -> Tensor:
     """Return the values, (N,), and write their derivative to gradient_NV, which may be rows.student itself."""
-    if rows.student.device.type in _TRITON_DEVICES and _has_triton():
+    # What torch.compile traces is the loop.
+    if rows.student.device.type in _TRITON_DEVICES and _has_triton() and not torch.compiler.is_compiling():
         from . import triton_rows
 
         of_kernel_N = triton_rows.fill(loss, rows, gradient_NV)

@@ -90,9 +90,10 @@ def fill(loss: Definition, rows: Rows, gradient_NV: Tensor | None) -> Tensor | N
                 teacher_NV.stride(0),
                 0 if gradient_NV is None else gradient_NV.stride(0),
                 student_NV.shape[1],
-                term.temperature,
-                weight * term.factor,
-                weight * term.factor / term.temperature,
+                # Triton compiles anew, and another division, for a whole number.
+                float(term.temperature),
+                float(weight * term.factor),
+                float(weight * term.factor / term.temperature),
                 COMPARISON=COMPARISONS[comparison],
                 NUMBER=number,
                 BLOCK=min(BLOCK, triton.next_power_of_2(student_NV.shape[1])),

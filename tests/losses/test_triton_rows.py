@@ -25,6 +25,7 @@ from distill.losses import (
     Rows,
     SkewKL,
     SkewReverseKL,
+    Total,
     TotalVariation,
 )
 
@@ -272,6 +273,20 @@ def test_where_triton_fails_the_loop_runs_and_a_warning_says_so_once(through_ker
     torch.testing.assert_close(values, expected)
     assert torch.equal(ForwardKL()(rows), values)
     assert through_kernel == [True, False, False]
+
+
+def test_whole_numbers_reach_the_kernel_as_floats(monkeypatch):
+    class Noting:
+        def __getitem__(self, grid):
+            return lambda *arguments, **constants: noted.extend(arguments[-3:])
+
+    noted = []
+    monkeypatch.setattr(triton_rows, "_compare_rows", Noting())
+    triton_rows.fill(
+        Total([2 * ForwardKL(temperature=2, scale="temperature_squared")]), random_rows(2, 3), None
+    )
+    assert noted == [2.0, 8.0, 4.0]
+    assert all(isinstance(number, float) for number in noted)
 
 
 def test_losses_and_fused_projections_run_in_it_unasked(through_kernel):

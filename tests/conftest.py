@@ -11,6 +11,8 @@ import pytest
 # Before torch is imported, here or in a process that a test starts: on small models two threads wait for each other
 # more than they compute, and on a busy machine many times more.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Before Triton is imported: its kernels run without a GPU, in its interpreter. TRITON_INTERPRET=0 runs them on one.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -6,6 +6,7 @@ N rows, V vocabulary.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..rows import Rows
+
+Comparison = Callable[..., tuple["Tensor", "Tensor"]]
+"""A function of the teacher's and the student's `Softmax`, maybe of a number; it returns what `Divergence.compare` does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,3 +69,21 @@ class Divergence(Tempered):
         teacher = softmax(rows.teacher_logits(), self.temperature)
         student = softmax(rows.student_logits(), self.temperature)
         return self.scaled(*self.compare(teacher, student))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassWise(Divergence):
+    """A divergence made of terms of one class each, whose mathematics Triton compiles from the lines that torch runs.
+
+    Those lines are a plain function, which calls the names of `steps` and other such functions, and no method of a
+    tensor but `log` and `abs`. `kernels.triton_rows` makes kernels of the functions that it lists.
+    """
+
+    @abstractmethod
+    def comparison(self) -> tuple[Comparison, float | None]:
+        """Return the function that compares, and the number it takes after teacher and student, or None."""
+
+    def compare(self, teacher: Softmax, student: Softmax) -> tuple[Tensor, Tensor]:
+        """Return what the function of `comparison` returns: the divergence, (N,), and its derivative, (N, V)."""
+        function, number = self.comparison()
+        return function(teacher, student) if number is None else function(teacher, student, number)

@@ -8,16 +8,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from ..softmax import Softmax, log_ratio
-from .divergence import Divergence
+from ..softmax import log_ratio
+from .divergence import ClassWise, Comparison
 from .relative_entropy import relative_entropy
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..softmax import Softmax
+
+
+def forward_kl(teacher: Softmax, student: Softmax) -> tuple[Tensor, Tensor]:
+    """Return KL(p || q), (N,), and q − p."""
+    p_NV, q_NV = teacher.probability_NV, student.probability_NV
+    return relative_entropy(p_NV, q_NV, log_ratio(teacher, student)), q_NV - p_NV
+
 
 @dataclass(frozen=True, kw_only=True)
-class ForwardKL(Divergence):
+class ForwardKL(ClassWise):
     """KL(teacher || student) = Σ p log(p/q) of each row.
 
     A true KL: 0 when the logits agree, unlike the cross-entropy −Σ p log q that much published code minimises
@@ -42,7 +50,6 @@ class ForwardKL(Divergence):
 
     kind: Literal["forward_kl"] = "forward_kl"
 
-    def compare(self, teacher: Softmax, student: Softmax) -> tuple[Tensor, Tensor]:
-        """Return KL(p || q), (N,), and q − p."""
-        p_NV, q_NV = teacher.probability_NV, student.probability_NV
-        return relative_entropy(p_NV, q_NV, log_ratio(teacher, student)), q_NV - p_NV
+    def comparison(self) -> tuple[Comparison, float | None]:
+        """Return `forward_kl`."""
+        return forward_kl, None

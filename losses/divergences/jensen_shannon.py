@@ -10,19 +10,32 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ..ranges import fraction
-from ..softmax import Softmax
-from .divergence import Divergence
-from .forward_kl import ForwardKL
+from .divergence import ClassWise, Comparison
+from .forward_kl import forward_kl
 from .mixture import mixture
-from .relative_entropy import relative_entropy, through_softmax
-from .reverse_kl import ReverseKL
+from .relative_entropy import relative_entropy
+from .reverse_kl import reverse_kl
+from .steps import through_softmax
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..softmax import Softmax
+
+
+def jensen_shannon(teacher: Softmax, student: Softmax, beta: float) -> tuple[Tensor, Tensor]:
+    """Return β KL(p || m) + (1 − β) KL(q || m), (N,), and (1 − β)·q·(log(q/m) − KL(q || m)); β is not 0 or 1."""
+    p_NV, q_NV = teacher.probability_NV, student.probability_NV
+    m_NV, log_m_NV = mixture(beta, p_NV, q_NV)
+    log_q_over_m_NV = student.log_probability_NV - log_m_NV
+    teacher_N = relative_entropy(p_NV, m_NV, teacher.log_probability_NV - log_m_NV)
+    student_N = relative_entropy(q_NV, m_NV, log_q_over_m_NV)
+    values_N = beta * teacher_N + (1 - beta) * student_N
+    return values_N, (1 - beta) * through_softmax(q_NV, log_q_over_m_NV)
+
 
 @dataclass(frozen=True, kw_only=True)
-class JensenShannon(Divergence):
+class JensenShannon(ClassWise):
     """β KL(p || m) + (1 − β) KL(q || m) with m = β p + (1 − β) q; p is the teacher, q the student.
 
     β = 1/2 (the default) is the symmetric Jensen-Shannon divergence, at most ln 2; in general it is at most the
@@ -62,16 +75,10 @@ class JensenShannon(Divergence):
             return math.inf
         return -self.factor * (self.beta * math.log(self.beta) + (1 - self.beta) * math.log1p(-self.beta))
 
-    def compare(self, teacher: Softmax, student: Softmax) -> tuple[Tensor, Tensor]:
-        """Return the divergence, (N,), and (1 − β)·q·(log(q/m) − KL(q || m))."""
+    def comparison(self) -> tuple[Comparison, float | None]:
+        """Return `jensen_shannon`, or at its ends the KL there."""
         if self.beta == 0:
-            return ForwardKL().compare(teacher, student)
+            return forward_kl, None
         if self.beta == 1:
-            return ReverseKL().compare(teacher, student)
-        p_NV, q_NV = teacher.probability_NV, student.probability_NV
-        m_NV, log_m_NV = mixture(self.beta, p_NV, q_NV)
-        log_q_over_m_NV = student.log_probability_NV - log_m_NV
-        teacher_N = relative_entropy(p_NV, m_NV, teacher.log_probability_NV - log_m_NV)
-        student_N = relative_entropy(q_NV, m_NV, log_q_over_m_NV)
-        values_N = self.beta * teacher_N + (1 - self.beta) * student_N
-        return values_N, (1 - self.beta) * through_softmax(q_NV, log_q_over_m_NV)
+            return reverse_kl, None
+        return jensen_shannon, self.beta

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..ranges import fraction
-from .divergence import Divergence
+from .divergence import ClassWise
+from .steps import at_least_tiny, blend
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,15 +19,13 @@ if TYPE_CHECKING:
 
 def mixture(share: float, p_NV: Tensor, q_NV: Tensor) -> tuple[Tensor, Tensor]:
     """Return m = share·p + (1 − share)·q and its logarithm, both finite where both probabilities underflow."""
-    import torch
-
     # Below the smallest normal number a term of either side times any logarithm is nothing, so m may stop there.
-    m_NV = q_NV.lerp(p_NV, share).clamp(min=torch.finfo(p_NV.dtype).tiny)
+    m_NV = at_least_tiny(blend(share, p_NV, q_NV))
     return m_NV, m_NV.log()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Skewed(Divergence):
+class Skewed(ClassWise):
     """A KL against a mixture that holds the share `skew` of what is compared with it.
 
     Attributes:

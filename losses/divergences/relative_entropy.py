@@ -1,4 +1,4 @@
-"""KL(p || q), never negative, and the way from it to the logits.
+"""KL(p || q), never negative.
 
 N rows, V vocabulary.
 """
@@ -6,6 +6,8 @@ N rows, V vocabulary.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+from .steps import choose, exponential_excess
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,21 +38,9 @@ def relative_entropy(p_NV: Tensor, q_NV: Tensor, log_ratio_NV: Tensor) -> Tensor
 def excess(p_NV: Tensor, q_NV: Tensor, log_ratio_NV: Tensor) -> Tensor:
     """Return p·log(p/q) − p + q, (N, V), at least 0.
 
-    With t = log(p/q) that is p·(e⁻ᵗ − 1 + t): written so where |t| < 1, by expm1; as it stands elsewhere, where e⁻ᵗ
-    may overflow.
+    With t = log(p/q) that is p·(e⁻ᵗ − 1 + t): written so where |t| < 1; as it stands elsewhere, where e⁻ᵗ may
+    overflow. Triton compiles these lines too.
     """
-    # The clamp keeps the branch that is not taken finite: its gradient is multiplied by 0, and 0 · inf is NaN.
-    near_NV = log_ratio_NV.clamp(-1, 1)
-    # expm1 may be off by its last digit, which is enough for a negative sum when t is below 1e-6.
-    near_NV = p_NV * ((-near_NV).expm1() + near_NV).clamp(min=0)
+    near_NV = p_NV * exponential_excess(log_ratio_NV)
     far_NV = p_NV * log_ratio_NV - p_NV + q_NV
-    # Exactly one of the two, as by `where`, which is several times slower.
-    return near_NV.lerp(far_NV, (log_ratio_NV.abs() >= 1).to(near_NV.dtype))
-
-
-def through_softmax(q_NV: Tensor, slope_NV: Tensor) -> Tensor:
-    """Return the derivative for the logits, given that for the logarithms of q = softmax(logits), divided by q.
-
-    That is q·(slope − Σ q·slope): a row sums up to 0.
-    """
-    return q_NV * (slope_NV - (q_NV * slope_NV).sum(-1, keepdim=True))
+    return choose(log_ratio_NV.abs() >= 1, far_NV, near_NV)

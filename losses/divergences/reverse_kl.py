@@ -8,16 +8,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from ..softmax import Softmax, log_ratio
-from .divergence import Divergence
-from .relative_entropy import relative_entropy, through_softmax
+from ..softmax import log_ratio
+from .divergence import ClassWise, Comparison
+from .relative_entropy import relative_entropy
+from .steps import through_softmax
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..softmax import Softmax
+
+
+def reverse_kl(teacher: Softmax, student: Softmax) -> tuple[Tensor, Tensor]:
+    """Return KL(q || p), (N,), and q·(log(q/p) − KL)."""
+    q_NV, log_ratio_NV = student.probability_NV, log_ratio(student, teacher)
+    values_N = relative_entropy(q_NV, teacher.probability_NV, log_ratio_NV)
+    return values_N, through_softmax(q_NV, log_ratio_NV)
+
 
 @dataclass(frozen=True, kw_only=True)
-class ReverseKL(Divergence):
+class ReverseKL(ClassWise):
     """KL(student || teacher) = Σ q log(q/p) of each row.
 
     Gradient for the student's logit i: qᵢ (log(qᵢ/pᵢ) − KL)/T. A class the teacher excludes (logit −inf) would
@@ -43,8 +53,6 @@ class ReverseKL(Divergence):
 
     kind: Literal["reverse_kl"] = "reverse_kl"
 
-    def compare(self, teacher: Softmax, student: Softmax) -> tuple[Tensor, Tensor]:
-        """Return KL(q || p), (N,), and q·(log(q/p) − KL)."""
-        log_ratio_NV = log_ratio(student, teacher)
-        values_N = relative_entropy(student.probability_NV, teacher.probability_NV, log_ratio_NV)
-        return values_N, through_softmax(student.probability_NV, log_ratio_NV)
+    def comparison(self) -> tuple[Comparison, float | None]:
+        """Return `reverse_kl`."""
+        return reverse_kl, None

@@ -8,13 +8,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from ..softmax import Softmax
-from .forward_kl import ForwardKL
+from .forward_kl import forward_kl
 from .mixture import Skewed, mixture
-from .relative_entropy import relative_entropy, through_softmax
+from .relative_entropy import relative_entropy
+from .steps import through_softmax
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from ..softmax import Softmax
+    from .divergence import Comparison
+
+
+def skew_kl(teacher: Softmax, student: Softmax, skew: float) -> tuple[Tensor, Tensor]:
+    """Return KL(p || m), (N,), and (1 − λ)·q·(Σ q·p/m − p/m); λ is not 0."""
+    p_NV, q_NV = teacher.probability_NV, student.probability_NV
+    m_NV, log_m_NV = mixture(skew, p_NV, q_NV)
+    values_N = relative_entropy(p_NV, m_NV, teacher.log_probability_NV - log_m_NV)
+    return values_N, through_softmax(q_NV, (skew - 1) * p_NV / m_NV)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +54,6 @@ class SkewKL(Skewed):
 
     kind: Literal["skew_kl"] = "skew_kl"
 
-    def compare(self, teacher: Softmax, student: Softmax) -> tuple[Tensor, Tensor]:
-        """Return KL(p || m), (N,), and (1 − λ)·q·(Σ q·p/m − p/m)."""
-        if self.skew == 0:
-            return ForwardKL().compare(teacher, student)
-        p_NV, q_NV = teacher.probability_NV, student.probability_NV
-        m_NV, log_m_NV = mixture(self.skew, p_NV, q_NV)
-        values_N = relative_entropy(p_NV, m_NV, teacher.log_probability_NV - log_m_NV)
-        return values_N, through_softmax(q_NV, (self.skew - 1) * p_NV / m_NV)
+    def comparison(self) -> tuple[Comparison, float | None]:
+        """Return `skew_kl`, or without a skew the KL itself."""
+        return (skew_kl, self.skew) if self.skew else (forward_kl, None)

@@ -8,13 +8,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from ..softmax import Softmax
 from .mixture import Skewed, mixture
-from .relative_entropy import relative_entropy, through_softmax
-from .reverse_kl import ReverseKL
+from .relative_entropy import relative_entropy
+from .reverse_kl import reverse_kl
+from .steps import through_softmax
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from ..softmax import Softmax
+    from .divergence import Comparison
+
+
+def skew_reverse_kl(teacher: Softmax, student: Softmax, skew: float) -> tuple[Tensor, Tensor]:
+    """Return KL(q || m), (N,), and q·(s − Σ q·s) with s = log(q/m) − λ·q/m; λ is not 0."""
+    q_NV = student.probability_NV
+    m_NV, log_m_NV = mixture(1 - skew, teacher.probability_NV, q_NV)
+    log_ratio_NV = student.log_probability_NV - log_m_NV
+    values_N = relative_entropy(q_NV, m_NV, log_ratio_NV)
+    return values_N, through_softmax(q_NV, log_ratio_NV - skew * q_NV / m_NV)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +54,6 @@ class SkewReverseKL(Skewed):
 
     kind: Literal["skew_reverse_kl"] = "skew_reverse_kl"
 
-    def compare(self, teacher: Softmax, student: Softmax) -> tuple[Tensor, Tensor]:
-        """Return KL(q || m), (N,), and q·(s − Σ q·s) with s = log(q/m) − λ·q/m."""
-        if self.skew == 0:
-            return ReverseKL().compare(teacher, student)
-        q_NV = student.probability_NV
-        m_NV, log_m_NV = mixture(1 - self.skew, teacher.probability_NV, q_NV)
-        log_ratio_NV = student.log_probability_NV - log_m_NV
-        values_N = relative_entropy(q_NV, m_NV, log_ratio_NV)
-        return values_N, through_softmax(q_NV, log_ratio_NV - self.skew * q_NV / m_NV)
+    def comparison(self) -> tuple[Comparison, float | None]:
+        """Return `skew_reverse_kl`, or without a skew the KL itself."""
+        return (skew_reverse_kl, self.skew) if self.skew else (reverse_kl, None)

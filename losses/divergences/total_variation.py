@@ -8,16 +8,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from ..softmax import Softmax
-from .divergence import Divergence
-from .relative_entropy import through_softmax
+from .divergence import ClassWise, Comparison
+from .steps import class_sum, sign, through_softmax
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..softmax import Softmax
+
+
+def total_variation(teacher: Softmax, student: Softmax) -> tuple[Tensor, Tensor]:
+    """Return ½ Σ |p − q|, (N,), and ½·q·(sign(q − p) − Σ q·sign(q − p))."""
+    q_NV = student.probability_NV
+    difference_NV = q_NV - teacher.probability_NV
+    return class_sum(difference_NV.abs()) / 2, through_softmax(q_NV, sign(difference_NV) / 2)
+
 
 @dataclass(frozen=True, kw_only=True)
-class TotalVariation(Divergence):
+class TotalVariation(ClassWise):
     """½ Σ |p − q| of each row; p is the teacher, q the student.
 
     At most 1, symmetric, and blind to how wrong a wrong class is. Its gradient has the same size near the teacher as
@@ -49,8 +57,6 @@ class TotalVariation(Divergence):
         """1 times `scale`."""
         return self.factor
 
-    def compare(self, teacher: Softmax, student: Softmax) -> tuple[Tensor, Tensor]:
-        """Return ½ Σ |p − q|, (N,), and ½·q·(sign(q − p) − Σ q·sign(q − p))."""
-        difference_NV = student.probability_NV - teacher.probability_NV
-        values_N = difference_NV.abs().sum(-1) / 2
-        return values_N, through_softmax(student.probability_NV, difference_NV.sign() / 2)
+    def comparison(self) -> tuple[Comparison, float | None]:
+        """Return `total_variation`."""
+        return total_variation, None

@@ -25,6 +25,8 @@ EXPORTED = {
 
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_run(name):
+    if name.rpartition(".")[2].startswith("triton_"):
+        pytest.importorskip("triton", reason="Triton is not installed")
     results = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
     assert results.failed == 0
 

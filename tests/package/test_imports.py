@@ -18,6 +18,7 @@ HEAVY = {
     "scipy",
     "sklearn",
     "pandas",
+    "triton",
 }
 
 

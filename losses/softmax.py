@@ -31,9 +31,14 @@ class Softmax:
     largest_N1: Tensor
 
     @property
+    def offset_N1(self) -> Tensor:
+        """What makes log-probabilities of the logits."""
+        return self.largest_N1.log() - self.top_N1
+
+    @property
     def log_probability_NV(self) -> Tensor:
         """Log softmax, finite."""
-        return self.logits_NV + (self.largest_N1.log() - self.top_N1)
+        return self.logits_NV + self.offset_N1
 
 
 def softmax(logits_NV: Tensor, temperature: float) -> Softmax:
@@ -63,10 +68,11 @@ def _can_stay(logits_NV: Tensor, top_N1: Tensor, temperature: float) -> bool:
     return bool(((top_N1.abs() <= depth_N1) & (depth_N1 <= -FLOOR * temperature)).all())
 
 
-def log_ratio(p: Softmax, q: Softmax) -> Tensor:
-    """Return log(p/q), (N, V).
+def log_ratio(p: Softmax, q: Softmax) -> tuple[Tensor, Tensor]:
+    """Return log(p/q), as a matrix (N, V) and what is to be added to its rows, (N, 1).
 
     From the logits and the ratio of the normalisers: the difference of two log-probabilities would carry the
-    rounding of both normalisers' logarithms into every class.
+    rounding of both normalisers' logarithms into every class. In two parts because neither a sum over the row nor the
+    way through a softmax needs the second in every class.
     """
-    return (p.logits_NV - q.logits_NV) + ((p.largest_N1 / q.largest_N1).log() + (q.top_N1 - p.top_N1))
+    return p.logits_NV - q.logits_NV, (p.largest_N1 / q.largest_N1).log() + (q.top_N1 - p.top_N1)

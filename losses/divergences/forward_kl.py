@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 def forward_kl(teacher: Softmax, student: Softmax) -> tuple[Tensor, Tensor]:
     """Return KL(p || q), (N,), and q − p."""
     p_NV, q_NV = teacher.probability_NV, student.probability_NV
-    return relative_entropy(p_NV, q_NV, log_ratio(teacher, student)), q_NV - p_NV
+    log_ratio_NV, offset_N1 = log_ratio(teacher, student)
+    return relative_entropy(p_NV, q_NV, log_ratio_NV, offset_N1), q_NV - p_NV
 
 
 @dataclass(frozen=True, kw_only=True)

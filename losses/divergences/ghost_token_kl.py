@@ -12,7 +12,7 @@ from ..ranges import count
 from ..softmax import Softmax, log_ratio, softmax
 from .divergence import Divergence
 from .head import head
-from .relative_entropy import relative_entropy
+from .relative_entropy import relative_entropy_of_parts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -89,7 +89,8 @@ class GhostTokenKL(Divergence):
         )
         kept_p_NV = p_NV * kept_NV
         rest_N1 = (p_NV - kept_p_NV).sum(-1, keepdim=True)
-        return _merged(kept_NV, kept_p_NV, log_ratio(teacher, student), rest_N1, student)
+        log_ratio_NV, offset_N1 = log_ratio(teacher, student)
+        return _merged(kept_NV, kept_p_NV, log_ratio_NV + offset_N1, rest_N1, student)
 
 
 def _merged(
@@ -104,6 +105,6 @@ def _merged(
     log_rest_q_N1 = (top_N1 - student.top_N1) + (student.largest_N1 / others_NV.amax(-1, keepdim=True)).log()
     rest_q_N1 = log_rest_q_N1.exp()
     log_rest_ratio_N1 = rest_p_N1.clamp(min=1e-37).log() - log_rest_q_N1
-    values_N = relative_entropy(p_NV, q_NV * kept_NV, log_ratio_NV * kept_NV)
-    values_N = values_N + relative_entropy(rest_p_N1, rest_q_N1, log_rest_ratio_N1)
+    values_N = relative_entropy_of_parts(p_NV, q_NV * kept_NV, log_ratio_NV * kept_NV)
+    values_N = values_N + relative_entropy_of_parts(rest_p_N1, rest_q_N1, log_rest_ratio_N1)
     return values_N, q_NV - p_NV - others_NV * rest_p_N1

@@ -27,9 +27,9 @@ def jensen_shannon(teacher: Softmax, student: Softmax, beta: float) -> tuple[Ten
     """Return β KL(p || m) + (1 − β) KL(q || m), (N,), and (1 − β)·q·(log(q/m) − KL(q || m)); β is not 0 or 1."""
     p_NV, q_NV = teacher.probability_NV, student.probability_NV
     m_NV, log_m_NV = mixture(beta, p_NV, q_NV)
-    log_q_over_m_NV = student.log_probability_NV - log_m_NV
-    teacher_N = relative_entropy(p_NV, m_NV, teacher.log_probability_NV - log_m_NV)
-    student_N = relative_entropy(q_NV, m_NV, log_q_over_m_NV)
+    log_q_over_m_NV = student.logits_NV - log_m_NV
+    teacher_N = relative_entropy(p_NV, m_NV, teacher.logits_NV - log_m_NV, teacher.offset_N1)
+    student_N = relative_entropy(q_NV, m_NV, log_q_over_m_NV, student.offset_N1)
     values_N = beta * teacher_N + (1 - beta) * student_N
     return values_N, (1 - beta) * through_softmax(q_NV, log_q_over_m_NV)
 

@@ -16,21 +16,33 @@ _SMALL = 0.01
 """Nats. Float32 rounding is about a millionth of a nat: nothing to a row above this, everything to one far below."""
 
 
-def relative_entropy(p_NV: Tensor, q_NV: Tensor, log_ratio_NV: Tensor) -> Tensor:
-    """Return Σ p·log(p/q) − p + q of each row, (N,), in nats; log_ratio_NV is log(p/q), finite.
+def relative_entropy(p_NV: Tensor, q_NV: Tensor, log_ratio_NV: Tensor, offset_N1: Tensor) -> Tensor:
+    """Return KL(p || q) = Σ p·log(p/q) of each row, (N,), in nats; log(p/q) is log_ratio + offset, finite.
 
-    As Σp = Σq = 1 that is the KL divergence, with the same gradient, but no term is negative. Rows that come out
-    small are summed again by `excess`, so that rounding cannot make one negative, and nearly equal rows keep their
-    digits.
+    Rows that come out small are summed again by `excess`, so that rounding cannot make one negative, and nearly equal
+    rows keep their digits.
     """
+    # Summed as p·log(p/q) − p + q: over many classes p and q add up to 1 only nearly, and this does not mind.
+    values_N = (p_NV * log_ratio_NV).sum(-1) + p_NV.sum(-1) * (offset_N1.squeeze(-1) - 1) + q_NV.sum(-1)
+    return _exact_where_small(values_N, p_NV, q_NV, log_ratio_NV, offset_N1)
+
+
+def relative_entropy_of_parts(p_NV: Tensor, q_NV: Tensor, log_ratio_NV: Tensor) -> Tensor:
+    """Return Σ p·log(p/q) − p + q of each row, (N,): KL where p and q need not add up to 1, and never negative."""
     values_N = (p_NV * log_ratio_NV).sum(-1) - p_NV.sum(-1) + q_NV.sum(-1)
+    return _exact_where_small(values_N, p_NV, q_NV, log_ratio_NV, log_ratio_NV.new_zeros(len(values_N), 1))
+
+
+def _exact_where_small(
+    values_N: Tensor, p_NV: Tensor, q_NV: Tensor, log_ratio_NV: Tensor, offset_N1: Tensor
+) -> Tensor:
     small_N = values_N < _SMALL
     if values_N.device.type != "cpu":
-        return excess(p_NV, q_NV, log_ratio_NV).sum(-1).where(small_N, values_N)
+        return excess(p_NV, q_NV, log_ratio_NV + offset_N1).sum(-1).where(small_N, values_N)
     # On the CPU a look at the numbers costs nothing, and the third exponential of `excess` a lot.
     place_K = small_N.nonzero().squeeze(-1)
     if len(place_K):
-        terms_KV = excess(p_NV[place_K], q_NV[place_K], log_ratio_NV[place_K])
+        terms_KV = excess(p_NV[place_K], q_NV[place_K], log_ratio_NV[place_K] + offset_N1[place_K])
         values_N = values_N.index_copy(0, place_K, terms_KV.sum(-1))
     return values_N
 

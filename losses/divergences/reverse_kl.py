@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 def reverse_kl(teacher: Softmax, student: Softmax) -> tuple[Tensor, Tensor]:
     """Return KL(q || p), (N,), and q·(log(q/p) − KL)."""
-    q_NV, log_ratio_NV = student.probability_NV, log_ratio(student, teacher)
-    values_N = relative_entropy(q_NV, teacher.probability_NV, log_ratio_NV)
+    q_NV = student.probability_NV
+    log_ratio_NV, offset_N1 = log_ratio(student, teacher)
+    values_N = relative_entropy(q_NV, teacher.probability_NV, log_ratio_NV, offset_N1)
     return values_N, through_softmax(q_NV, log_ratio_NV)
 
 

@@ -24,7 +24,7 @@ def skew_kl(teacher: Softmax, student: Softmax, skew: float) -> tuple[Tensor, Te
     """Return KL(p || m), (N,), and (1 − λ)·q·(Σ q·p/m − p/m); λ is not 0."""
     p_NV, q_NV = teacher.probability_NV, student.probability_NV
     m_NV, log_m_NV = mixture(skew, p_NV, q_NV)
-    values_N = relative_entropy(p_NV, m_NV, teacher.log_probability_NV - log_m_NV)
+    values_N = relative_entropy(p_NV, m_NV, teacher.logits_NV - log_m_NV, teacher.offset_N1)
     return values_N, through_softmax(q_NV, (skew - 1) * p_NV / m_NV)
 
 

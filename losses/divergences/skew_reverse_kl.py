@@ -24,8 +24,8 @@ def skew_reverse_kl(teacher: Softmax, student: Softmax, skew: float) -> tuple[Te
     """Return KL(q || m), (N,), and q·(s − Σ q·s) with s = log(q/m) − λ·q/m; λ is not 0."""
     q_NV = student.probability_NV
     m_NV, log_m_NV = mixture(1 - skew, teacher.probability_NV, q_NV)
-    log_ratio_NV = student.log_probability_NV - log_m_NV
-    values_N = relative_entropy(q_NV, m_NV, log_ratio_NV)
+    log_ratio_NV = student.logits_NV - log_m_NV
+    values_N = relative_entropy(q_NV, m_NV, log_ratio_NV, student.offset_N1)
     return values_N, through_softmax(q_NV, log_ratio_NV - skew * q_NV / m_NV)
 
 

@@ -22,9 +22,10 @@ def class_sum(terms_NV: Tensor) -> Tensor:
 def through_softmax(q_NV: Tensor, slope_NV: Tensor) -> Tensor:
     """Return the derivative for the logits, given that for the logarithms of q = softmax(logits), divided by q.
 
-    That is q·(slope − Σ q·slope): a row sums up to 0.
+    That is q·(slope − Σ q·slope): a row sums up to 0, and a number added to all of its slopes changes nothing.
     """
-    return q_NV * (slope_NV - (q_NV * slope_NV).sum(-1, keepdim=True))
+    weighted_NV = q_NV * slope_NV
+    return weighted_NV.addcmul(q_NV, weighted_NV.sum(-1, keepdim=True), value=-1)
 
 
 def blend(share: float, p_NV: Tensor, q_NV: Tensor) -> Tensor:

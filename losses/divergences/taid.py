@@ -122,4 +122,5 @@ class TAID(Divergence):
         """Return KL(r || q), (N,), and q − r."""
         target = softmax(student.logits_NV.lerp(teacher.logits_NV, self.share), 1.0)
         q_NV, r_NV = student.probability_NV, target.probability_NV
-        return relative_entropy(r_NV, q_NV, log_ratio(target, student)), q_NV - r_NV
+        log_ratio_NV, offset_N1 = log_ratio(target, student)
+        return relative_entropy(r_NV, q_NV, log_ratio_NV, offset_N1), q_NV - r_NV

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ..memory import empty
 from ..rows import Rows
 from ..sparse import SparseTeacher
 
@@ -169,7 +170,7 @@ def _kept(ctx: Any) -> Rows:
 
 def _room_for_gradient(student_NV: Tensor) -> Tensor:
     dtype = torch.float32 if student_NV.dtype == torch.float16 else student_NV.dtype
-    return torch.empty_like(student_NV, dtype=dtype)
+    return empty(student_NV.shape, student_NV, dtype)
 
 
 def _refuse_harm(rows: Rows) -> None:

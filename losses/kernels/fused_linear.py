@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..memory import empty
 from ..precision import wide
 from ..ranges import positive
 from ..rows import Rows
@@ -220,12 +221,13 @@ class _Work:
         buffers = 3 if capped else 2
         step = max(self.buffer_bytes // (buffers * classes * student.hidden.element_size()), 1)
         # Held, not made anew for each block: fresh memory costs a page fault every few kilobytes.
-        logits_NV = student.hidden.new_empty(min(step, count), classes)
+        shape = (min(step, count), classes)
+        logits_NV = empty(shape, student.hidden)
         teacher_NV = None
         if isinstance(self.teacher, Projection):
-            teacher_NV = self.teacher.hidden.new_empty(min(step, count), classes)
+            teacher_NV = empty(shape, self.teacher.hidden)
         # The derivatives take the logits' place, unless these are needed once more.
-        derivative_NV = torch.empty_like(logits_NV) if capped else logits_NV
+        derivative_NV = empty(shape, logits_NV) if capped else logits_NV
         sum_ = weight_N.new_zeros(())
         for start in range(0, count, step):
             size = min(step, count - start)
@@ -264,7 +266,7 @@ class _Gradients:
     def __init__(self, student: Projection, wanted: tuple[bool, bool, bool]):
         exact = wide(student.weight[:0]).dtype
         self.hidden_NH = torch.zeros_like(student.hidden) if wanted[0] else None
-        self.weight_VH = torch.zeros_like(student.weight, dtype=exact) if wanted[1] else None
+        self.weight_VH = empty(student.weight.shape, student.weight, exact).zero_() if wanted[1] else None
         self.bias_V = (
             torch.zeros_like(student.bias, dtype=exact) if wanted[2] and student.bias is not None else None
         )

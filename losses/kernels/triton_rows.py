@@ -170,10 +170,13 @@ def _compare_rows(
         term_V, slope_V = _compare(COMPARISON, NUMBER, teacher, student)
         terms_V += term_V
         slopes_V += slope_V
-    tl.store(values_N + row, value_factor * tl.sum(terms_V))
+    value = tl.sum(terms_V)
+    tl.store(values_N + row, value_factor * value)
 
     if gradient_NV is not None:
-        slope_sum = tl.sum(slopes_V)
+        slope_sum = (
+            tl.sum(slopes_V) + 0 * value
+        )  # NaN where the value is: a row of nothing but −inf has finite slopes
         gradient_V = gradient_NV + row * gradient_stride
         for start in range(0, classes, BLOCK):
             at_V = start + place_V
@@ -214,7 +217,7 @@ def _softmax(
     shifted_V = tl.math.div_rn(logit_V - top, temperature)
     # Not by `maximum`, which would make a number of NaN.
     shifted_V = tl.where(shifted_V < _FLOOR, _FLOOR, shifted_V)
-    return Softmax(shifted_V, tl.exp(shifted_V) * largest, largest, shifted_V + tl.log(largest))
+    return Softmax(shifted_V, 0.0, tl.exp(shifted_V) * largest, largest, tl.log(largest))
 
 
 @triton.jit

@@ -23,10 +23,11 @@ _SMALLEST_NORMAL = tl.constexpr(2.0**-126)
 class Softmax(NamedTuple):
     """One side of a comparison, with the names that `softmax.Softmax` gives its parts."""
 
-    shifted_NV: tl.tensor
+    logits_NV: tl.tensor
+    top_N1: tl.tensor
     probability_NV: tl.tensor
     largest_N1: tl.tensor
-    log_probability_NV: tl.tensor
+    offset_N1: tl.tensor
 
 
 @triton.jit
@@ -97,4 +98,12 @@ _NAMES: dict[str, Any] = {
 _NAMES["log_ratio"] = compiled_for_triton(softmax.log_ratio)
 _NAMES["mixture"] = compiled_for_triton(mixture.mixture)
 # A row's relative entropy is the sum of its classes' excess; the torch function of that name saves work on the way.
-_NAMES["relative_entropy"] = _NAMES["excess"] = compiled_for_triton(relative_entropy.excess)
+_EXCESS = _NAMES["excess"] = compiled_for_triton(relative_entropy.excess)
+
+
+@triton.jit
+def _relative_entropy(p_V: tl.tensor, q_V: tl.tensor, log_ratio_V: tl.tensor, offset: tl.tensor) -> tl.tensor:
+    return _EXCESS(p_V, q_V, log_ratio_V + offset)
+
+
+_NAMES["relative_entropy"] = _relative_entropy

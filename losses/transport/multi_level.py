@@ -137,13 +137,15 @@ class MultiLevelTransport(Loss):
         self, student_GV: Tensor, teacher_GV: Tensor, mass_G: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the rows' values, (G,), the misplaced mass of the solves, and the mass that the classes kept hold."""
-        from ..divergences.relative_entropy import relative_entropy
+        from ..divergences.relative_entropy import relative_entropy_of_parts
 
         log_q_GK, log_p_GK = (self._likeliest(logits, mass_G) for logits in (student_GV, teacher_GV))
         q_GK, p_GK = log_q_GK.exp(), log_p_GK.exp()
         values_G = (p_GK - q_GK).abs().sum(-1)
         if self.logarithmic:
-            values_G = values_G + self.logarithmic * relative_entropy(p_GK, q_GK, log_p_GK - log_q_GK)
+            values_G = values_G + self.logarithmic * relative_entropy_of_parts(
+                p_GK, q_GK, log_p_GK - log_q_GK
+            )
         error = values_G.detach().new_zeros(())
         if self.sequence:
             shares_G, error = self._transport(q_GK, p_GK, mass_G)

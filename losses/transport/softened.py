@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..memory import empty
 from ..precision import wide
 from ..temperature import probability
 from .manhattan import distance_pull, manhattan, mass, overlap, self_overlap
@@ -63,7 +64,7 @@ class _Softmax:
 
 def softmax(logits_NV: Tensor, temperature: float) -> Tensor:
     """Return the softmax of logits / temperature, made with temporaries of a few rows. Not differentiable."""
-    p_NV = torch.empty(logits_NV.shape, dtype=wide(logits_NV[:0]).dtype, device=logits_NV.device)
+    p_NV = empty(logits_NV.shape, wide(logits_NV[:0]))
     for rows in row_blocks(logits_NV):
         part = wide(logits_NV[rows])
         part = (part - part.amax(-1, keepdim=True)).div_(temperature)
@@ -147,9 +148,7 @@ class _Softened(torch.autograd.Function):
                 _Softmax(logits, ctx.temperature, *numbers)
                 for logits, numbers in zip((student_NV, teacher_MV), ctx.softmaxes, strict=True)
             )
-            gradient_NV = torch.empty(
-                student_NV.shape, dtype=student.largest_N1.dtype, device=student_NV.device
-            )
+            gradient_NV = empty(student_NV.shape, student.largest_N1)
             total_N1: Any = 0
             for there, p, q, _ in _streamed_blocks(student, teacher):
                 part = _pull_to_probabilities(pull_NM, both_NN, p, q, None).mul_(p)

@@ -14,6 +14,7 @@ import numpy
 import torch
 from torch import Tensor
 
+from ..memory import empty
 from ..precision import wide
 from ..temperature import probability
 from .softened import row_blocks, softmax
@@ -53,7 +54,7 @@ class _SortedDistance(torch.autograd.Function):
         ctx.temperature = temperature
         if kept is None:
             # The gradient for p is the sign of each difference, in the student's order of classes: a byte each.
-            sign_NV = torch.empty(student_NV.shape, dtype=torch.int8, device=student_NV.device)
+            sign_NV = empty(student_NV.shape, student_NV, torch.int8)
             parts = []
             for rows in row_blocks(student_NV):
                 p, q = softmax(student_NV[rows], temperature), softmax(teacher_NW[rows], temperature)
@@ -82,7 +83,7 @@ class _SortedDistance(torch.autograd.Function):
             pulled_NV = p_NV * _signs(slice(None), p_NV, sign_NV, *kept)
             gradient_NV = pulled_NV - p_NV * pulled_NV.sum(-1, keepdim=True)
             return (gradient_NV * pull_N[:, None] / ctx.temperature).to(student_NV.dtype), None, None, None
-        gradient_NV = torch.empty_like(student_NV)
+        gradient_NV = empty(student_NV.shape, student_NV)
         for rows in row_blocks(student_NV):
             p = softmax(student_NV[rows], ctx.temperature)
             pulled = _signs(rows, p, sign_NV, *kept).mul_(p)

@@ -677,8 +677,12 @@ def law_finite_at_extremes(loss: Any, rows: Rows) -> None:
         # A true gradient may be more than float16 holds.
         return lambda tensor: change(tensor).to(torch.promote_types(tensor.dtype, torch.bfloat16))
 
+    def everywhere(tensor: Tensor) -> Tensor:
+        return torch.full_like(tensor, 6e4).where(tensor.isfinite(), tensor)
+
     same = sized(6e4)
     for case, student, teacher in (
+        ("6e4 everywhere", everywhere, everywhere),
         ("±6e4 in the student", same, None),
         ("±6e4 in the teacher", lambda tensor: tensor, same),
         ("±6e4 that disagree", same, sized(-6e4)),

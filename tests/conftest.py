@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import os
 from pathlib import Path
@@ -48,4 +49,8 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory, minilm_folder: Path) -> 
     )
     BertModel(config).save_pretrained(folder)
     AutoTokenizer.from_pretrained(minilm_folder).save_pretrained(folder)
+    # Every training ends with a search for garbage, which takes ten times as long where it goes through all that
+    # torch, transformers and the tests hold by now. None of that is ever let go.
+    gc.collect()
+    gc.freeze()
     return folder

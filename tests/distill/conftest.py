@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
 import random
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,30 +17,47 @@ from distill.models.loading import load_model, load_tokenizer
 from distill.models.source import find_model
 from distill.recipe import DataRecipe, FromTeacher, Recipe, StudentRecipe, TeacherRecipe, TrainRecipe
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 LABELS = ("no", "yes")
 
 
-@pytest.fixture
-def new_student(tiny_bert: Path):
+@pytest.fixture(scope="session")
+def tokenizer(tiny_bert: Path) -> PreTrainedTokenizerBase:
+    return load_tokenizer(find_model(str(tiny_bert)))
+
+
+@pytest.fixture(scope="session")
+def new_student(tiny_bert: Path, tokenizer: PreTrainedTokenizerBase):
     """A function that makes the same two-layer student each time it is called."""
 
-    def make(seed: int = 0) -> Student:
+    @functools.cache
+    def read(seed: int) -> Student:
         return Student.from_teacher(str(tiny_bert), layers=2, kind="classification", labels=LABELS, seed=seed)
+
+    def make(seed: int = 0) -> Student:
+        whole = read(seed)
+        return Student(copy.deepcopy(whole.model), tokenizer, whole.provenance)
 
     return make
 
 
-@pytest.fixture
-def teacher(tiny_bert: Path) -> Teacher:
-    """A teacher with a random head: it has opinions, if no knowledge."""
-    source = find_model(str(tiny_bert))
-    model = load_model(source, kind="classification", labels=LABELS, seed=7)
+@pytest.fixture(scope="session")
+def _teachers_model(tiny_bert: Path) -> PreTrainedModel:
+    model = load_model(find_model(str(tiny_bert)), kind="classification", labels=LABELS, seed=7)
     model.classifier.weight.data.mul_(50)  # opinions strong enough to be learnt from
-    return Teacher(model, load_tokenizer(source))
+    return model
 
 
 @pytest.fixture
-def features(tiny_bert: Path) -> Features:
+def teacher(_teachers_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Teacher:
+    """A teacher with a random head: it has opinions, if no knowledge."""
+    return Teacher(copy.deepcopy(_teachers_model), tokenizer)
+
+
+@pytest.fixture(scope="session")
+def features(tokenizer: PreTrainedTokenizerBase) -> Features:
     """64 examples of uneven length whose label is whether token 2000 is in them."""
     draw = random.Random(0)
     rows, labels = [], []
@@ -45,7 +65,7 @@ def features(tiny_bert: Path) -> Features:
         ids = [101, *(draw.randrange(1996, 2004) for _ in range(draw.randrange(3, 14))), 102]
         rows.append([{"input_ids": ids, "attention_mask": [1] * len(ids)}])
         labels.append(int(2000 in ids))
-    return Features(rows, labels, load_tokenizer(find_model(str(tiny_bert))))
+    return Features(rows, labels, tokenizer)
 
 
 THINGS = ("dog", "horse", "boat", "tree", "stone", "cloud", "river", "bird")

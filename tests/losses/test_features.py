@@ -1,4 +1,7 @@
-"""Feature losses: against loops that know nothing of tensors, and the laws of rows, tokens, heads and layers."""
+"""Feature losses: their derivatives, what they are blind to, their layers, and the mistakes they name.
+
+Their definitions and laws are in test_feature_laws.py.
+"""
 
 from __future__ import annotations
 
@@ -164,139 +167,9 @@ LOSSES: dict[str, Any] = {
     "relations_4": Relations(heads=4, layers=((0, 1), (1, -1))),
     "relations_8_values": Relations(heads=8, of=("value",)),
 }
-UNBUILT = {name: loss for name, loss in LOSSES.items() if not isinstance(loss, Projected)}
 ALL = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 TOKENWISE = {name: loss for name, loss in LOSSES.items() if name != "pkd"}
 BY_TOKEN = pytest.mark.parametrize("loss", TOKENWISE.values(), ids=TOKENWISE)
-WITHOUT_MAPS = pytest.mark.parametrize("loss", UNBUILT.values(), ids=UNBUILT)
-
-
-# Independent computations: loops over rows, layers, heads, tokens and entries.
-
-
-def softmax(scores: list[float]) -> list[float]:
-    top = max(scores)
-    exponentials = [math.exp(score - top) for score in scores]
-    return [each / sum(exponentials) for each in exponentials]
-
-
-def kl(teacher: list[float], student: list[float]) -> float:
-    return sum(p * math.log(p / q) for p, q in zip(softmax(teacher), softmax(student), strict=True) if p > 0)
-
-
-def loop(rows: Rows, pairs, at_token) -> list[float]:
-    """Mean over pairs of the mean over a sequence's tokens."""
-    values = []
-    for sequence, length in enumerate(rows.activations.mask.sum(1).tolist()):
-        found = [
-            sum(at_token(sequence, token, length, pair) for token in range(length)) / length for pair in pairs
-        ]
-        values.append(sum(found) / len(found))
-    return values
-
-
-def reference(loss, rows: Rows) -> list[float]:
-    student, teacher, models = rows.activations.student, rows.activations.teacher, rows.activations.models
-    uniform = [(0, 1), (1, 3)]
-    assert models.layer_map == tuple(uniform)
-
-    def hidden(sequence, token, pair) -> tuple[list[float], list[float]]:
-        s, t = student.hidden[pair[0]][sequence, token], teacher.hidden[pair[1]][sequence, token]
-        if isinstance(loss, Projected):
-            place = [(-1, -1), *uniform].index(pair)
-            weight = loss.module.maps[place].weight
-            s = torch.stack([sum(weight[i, j] * s[j] for j in range(len(s))) for i in range(len(t))])
-        return s.tolist(), t.tolist()
-
-    def cosine(s, t) -> float:
-        dot = sum(a * b for a, b in zip(s, t, strict=True))
-        return dot / math.sqrt(sum(a * a for a in s)) / math.sqrt(sum(b * b for b in t))
-
-    def distance(sequence, token, length, pair) -> float:
-        s, t = hidden(sequence, token, pair)
-        config = loss.module.loss if isinstance(loss, Projected) else loss
-        if config.distance == "cosine":
-            return 1 - cosine(s, t)
-        return sum((a - b) ** 2 for a, b in zip(s, t, strict=True)) / len(t)
-
-    if isinstance(loss, Projected | HiddenStates):
-        config = loss.module.loss if isinstance(loss, Projected) else loss
-        return loop(rows, ([(-1, -1)] if config.embeddings else []) + uniform, distance)
-    if isinstance(loss, PKD):
-        return [2 - 2 * cosine(*hidden(sequence, 0, (0, 1))) for sequence in range(SEQUENCES)]
-
-    def attention(sequence, token, length, pair) -> float:
-        found = 0.0
-        for head in range(HEADS):
-            s = student.attention[pair[0]][sequence, head, token, :length].tolist()
-            t = teacher.attention[pair[1]][sequence, head, token, :length].tolist()
-            if loss.distance == "kl":
-                found += kl(t, s)
-            else:
-                found += sum((a - b) ** 2 for a, b in zip(s, t, strict=True)) / length
-        return found / HEADS
-
-    def relations(sequence, token, length, pair) -> float:
-        found = 0.0
-        for part in loss.of:
-            sides = []
-            for activations, layer in ((student, pair[0]), (teacher, pair[1])):
-                x = getattr(activations, part)[layer][sequence]
-                d = x.shape[1] // loss.heads
-                sides.append(
-                    [
-                        [
-                            sum(float(x[token, h * d + i] * x[other, h * d + i]) for i in range(d))
-                            / math.sqrt(d)
-                            for other in range(length)
-                        ]
-                        for h in range(loss.heads)
-                    ]
-                )
-            found += sum(kl(t, s) for s, t in zip(*sides, strict=True)) / loss.heads
-        return found
-
-    if isinstance(loss, AttentionMaps):
-        return loop(rows, uniform, attention)
-    layers = {(0, 1): (0, 1), (1, -1): (1, 3), (-1, -1): (1, 3)}
-    return loop(rows, [layers[pair] for pair in loss.layers], relations)
-
-
-@ALL
-def test_values_are_those_of_a_loop(loss):
-    rows = random_rows()
-    expected = torch.tensor(reference(loss, rows), dtype=torch.float64)
-    assert float(expected.min()) > 1e-3 or not isinstance(loss, HiddenStates | PKD)
-    torch.testing.assert_close(loss(rows).detach(), expected, rtol=1e-12, atol=1e-14)
-
-
-@BY_TOKEN
-def test_a_rows_value_is_the_mean_of_its_tokens_values(loss):
-    rows = random_rows(weight=False)
-    tokens = loss(as_tokens(rows)).detach().split(list(LENGTHS))
-    expected = torch.stack([each.mean() for each in tokens])
-    torch.testing.assert_close(loss(rows).detach(), expected, rtol=1e-12, atol=1e-14)
-
-
-@ALL
-def test_a_rows_value_is_the_mean_over_its_choices(loss):
-    single = random_rows(lengths=(4, 4, 2, 2), weight=False)
-    double = random_rows(lengths=(4, 4, 2, 2), weight=False, each=2)
-    values = loss(single).detach()
-    torch.testing.assert_close(loss(double).detach(), values.reshape(2, 2).mean(1), rtol=1e-12, atol=1e-14)
-
-
-# Laws.
-
-
-@WITHOUT_MAPS
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_equal_models_cost_exactly_nothing(loss, dtype):
-    rows = with_equal_models(random_rows())
-    rows = with_parts(with_parts(rows, "student", lambda t: t.to(dtype)), "teacher", lambda t: t.to(dtype))
-    assert loss(rows).abs().max() == 0
-    _, gradients = mean_and_gradients(loss, rows)
-    assert max(float(gradient.abs().max()) for gradient in gradients) < 1e-6
 
 
 @ALL
@@ -312,62 +185,6 @@ def test_no_value_is_negative_and_no_bound_is_passed(loss):
             assert (values <= getattr(loss, "bound", math.inf) + 1e-12).all()
 
 
-@ALL
-def test_padding_changes_nothing_whatever_it_holds(loss):
-    rows = random_rows()
-    mean, gradients = mean_and_gradients(loss, rows)
-
-    def wider(tensor: Tensor) -> Tensor:
-        """Two positions more on the left and one on the right, full of NaN and infinities."""
-        square = tensor.dim() == 4
-        tensor = torch.nn.functional.pad(tensor, (2, 1, 2, 1) if square else (0, 0, 2, 1), value=math.nan)
-        tensor[:, :, 0] = math.inf if square else tensor[:, :, 0]
-        return tensor
-
-    mask = torch.nn.functional.pad(rows.activations.mask, (2, 1))
-    padded_part = {whose: getattr(rows.activations, whose).map(wider) for whose in ("student", "teacher")}
-    padded = replace(rows, activations=PairedActivations(rows.activations.models, mask=mask, **padded_part))
-
-    # What stood in the padding before may be anything too.
-    def spoil(tensor: Tensor) -> Tensor:
-        hole = ~mask[:, None, :, None] | ~mask[:, None, None, :] if tensor.dim() == 4 else ~mask[..., None]
-        return tensor.masked_fill(hole, math.nan)
-
-    for changed in (padded, with_parts(with_parts(padded, "student", spoil), "teacher", spoil)):
-        found, found_gradients = mean_and_gradients(loss, changed)
-        torch.testing.assert_close(found, mean, rtol=1e-12, atol=1e-14)
-        for wide, expected in zip(found_gradients, gradients, strict=True):
-            inner = wide[:, :, 2:-1, 2:-1] if wide.dim() == 4 else wide[:, 2:-1]
-            torch.testing.assert_close(inner, expected, rtol=1e-11, atol=1e-13)
-            assert float(wide.abs().sum()) == pytest.approx(float(inner.abs().sum()), rel=1e-12)
-
-
-@ALL
-def test_rows_of_weight_0_change_nothing_whatever_they_hold(loss):
-    rows = random_rows()
-    mean, gradients = mean_and_gradients(loss, rows)
-
-    def longer(tensor: Tensor) -> Tensor:
-        return torch.cat([tensor, torch.full_like(tensor[:2], math.nan)])
-
-    activations = rows.activations
-    more = Rows(
-        student=torch.zeros(6, 3, dtype=torch.float64),
-        weight=torch.cat([rows.weight, torch.zeros(2, dtype=torch.float64)]),
-        activations=replace(
-            activations,
-            student=activations.student.map(longer),
-            teacher=activations.teacher.map(longer),
-            mask=torch.cat([activations.mask, torch.ones(2, POSITIONS, dtype=torch.bool)]),
-        ),
-    )
-    found, found_gradients = mean_and_gradients(loss, more)
-    torch.testing.assert_close(found, mean, rtol=1e-13, atol=0)
-    for long, expected in zip(found_gradients, gradients, strict=True):
-        torch.testing.assert_close(long[:SEQUENCES], expected, rtol=1e-12, atol=1e-15)
-        assert not long[SEQUENCES:].any()
-
-
 @BY_TOKEN
 def test_tokens_of_weight_0_get_no_gradient_of_their_own(loss):
     rows = as_tokens(random_rows())
@@ -379,96 +196,6 @@ def test_tokens_of_weight_0_get_no_gradient_of_their_own(loss):
     assert len(kept) < len(rows)
     expected, _ = mean_and_gradients(loss, kept)
     torch.testing.assert_close(mean, expected, rtol=1e-12, atol=0)
-
-
-@pytest.mark.parametrize(
-    ("loss", "rows"),
-    [
-        *(pytest.param(loss, random_rows(), id=f"{name}-sequences") for name, loss in LOSSES.items()),
-        *(
-            pytest.param(loss, as_tokens(random_rows()), id=f"{name}-tokens")
-            for name, loss in TOKENWISE.items()
-        ),
-    ],
-)
-def test_micro_batches_add_up_to_the_batch(loss, rows):
-    total = float(rows.weights.sum())
-    mean, gradients = mean_and_gradients(loss, rows)
-    for size in (1, 3):
-        whole, leaves = live(rows)
-        pieces = [whole.select(slice(start, start + size)) for start in range(0, len(rows), size)]
-        added = sum(piece.mean(loss(piece), total_weight=total) for piece in pieces)
-        torch.testing.assert_close(added.detach(), mean, rtol=1e-12, atol=0)
-        found = torch.autograd.grad(added, leaves, allow_unused=True)
-        for gradient, expected in zip(found, gradients, strict=True):
-            gradient = torch.zeros_like(expected) if gradient is None else gradient
-            torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-14)
-
-
-@ALL
-def test_values_follow_their_rows(loss):
-    rows = random_rows()
-    order = torch.tensor([2, 0, 3, 1])
-    torch.testing.assert_close(
-        loss(rows.select(order)).detach(), loss(rows).detach()[order], rtol=1e-12, atol=0
-    )
-
-
-@ALL
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("number", [0.0, 6e4, -6e4, "mixed"])
-def test_extremes_give_finite_values_and_gradients(loss, dtype, number):
-    module = getattr(loss, "module", None)
-    if module is not None:
-        module.float()
-
-    def extreme(tensor: Tensor) -> Tensor:
-        if number == "mixed":
-            return (6e4 * tensor.sign()).to(dtype)
-        return torch.full_like(tensor, number, dtype=dtype)
-
-    def possible(tensor: Tensor) -> Tensor:
-        """Attention scores have −inf where a query may not look."""
-        if tensor.dim() != 4:
-            return tensor
-        return tensor.masked_fill(torch.ones(POSITIONS, POSITIONS, dtype=torch.bool).triu(1), -math.inf)
-
-    rows = replace(random_rows(weight=False), student=torch.zeros(SEQUENCES, 3))
-    rows = with_parts(rows, "student", lambda t: possible(extreme(t)))
-    for teacher in (lambda t: possible(t.to(dtype)), lambda t: possible(extreme(-t))):
-        mean, gradients = mean_and_gradients(loss, with_parts(rows, "teacher", teacher))
-        assert mean.dtype == torch.float32
-        assert bool(mean.isfinite())
-        assert all(bool(gradient.isfinite().all()) for gradient in gradients)
-    if module is not None:
-        module.double()
-
-
-@ALL
-def test_nothing_to_count_costs_0_with_a_gradient_of_zeros(loss):
-    rows = random_rows()
-    for empty in (
-        rows.select(slice(0)),
-        replace(rows, weight=torch.zeros(SEQUENCES)),
-        replace(rows, activations=replace(rows.activations, mask=torch.zeros(SEQUENCES, POSITIONS))),
-    ):
-        live_rows, leaves = live(empty)
-        mean = live_rows.mean(loss(live_rows))
-        assert float(mean.detach()) == 0
-        gradients = torch.autograd.grad(mean, leaves, allow_unused=True)
-        assert any(gradient is not None for gradient in gradients)
-        assert not any(gradient.any() for gradient in gradients if gradient is not None)
-
-
-@ALL
-def test_nan_in_a_token_that_counts_shows(loss):
-    def spoil(tensor: Tensor) -> Tensor:
-        tensor = tensor.clone()
-        tensor[0, 0, 0] = math.nan
-        return tensor
-
-    rows = with_parts(random_rows(), "student", spoil)
-    assert bool(rows.mean(loss(rows)).isnan())
 
 
 @pytest.mark.parametrize("whose", ["student", "teacher"])
@@ -486,20 +213,6 @@ def test_a_number_that_is_not_finite_is_named_where_it_counts(whose, part, numbe
     getattr(getattr(padding.activations, whose), part)[1][2, ..., -1, :] = number
     padding.activations.student.attention[0][:, :, 0, 1:] = -math.inf
     padding.check_finite()
-
-
-@ALL
-def test_the_teacher_gets_no_gradient(loss):
-    rows, _ = live(random_rows())
-    leaves = []
-
-    def leaf(tensor: Tensor) -> Tensor:
-        leaves.append(tensor.clone().requires_grad_())
-        return leaves[-1]
-
-    rows = with_parts(rows, "teacher", leaf)
-    rows.mean(loss(rows)).backward()
-    assert all(each.grad is None for each in leaves)
 
 
 @ALL
@@ -525,24 +238,6 @@ def test_first_and_second_derivatives_match_finite_differences(loss):
     assert torch.autograd.gradgradcheck(
         lambda *tensors: rows.mean(values(*tensors)), inputs, eps=1e-6, atol=1e-6, fast_mode=True
     )
-
-
-@ALL
-def test_half_precision_activations_cost_what_their_numbers_do(loss):
-    rows = random_rows()
-    module = getattr(loss, "module", None)
-    coarse = with_parts(
-        with_parts(rows, "student", lambda t: t.bfloat16()), "teacher", lambda t: t.bfloat16()
-    )
-    precise = with_parts(with_parts(coarse, "student", lambda t: t.double()), "teacher", lambda t: t.double())
-    expected = loss(precise).detach()
-    if module is not None:
-        module.float()
-    found = loss(coarse).detach()
-    if module is not None:
-        module.double()
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found.double(), expected, rtol=2e-5, atol=1e-6)
 
 
 @ALL
@@ -638,45 +333,6 @@ def test_attention_maps_take_logarithms_of_probabilities_for_scores():
         with_parts(rows, "student", lambda t: t.log_softmax(-1)), "teacher", lambda t: t.log_softmax(-1)
     )
     torch.testing.assert_close(AttentionMaps()(logs), AttentionMaps()(rows), rtol=1e-12, atol=0)
-
-
-@pytest.mark.parametrize("distance", ["kl", "mean_squared"])
-def test_attention_that_may_not_look_ahead_is_compared_where_it_may(distance):
-    rows = random_rows(lengths=(5, 5, 5, 5))
-    ahead = torch.ones(POSITIONS, POSITIONS, dtype=torch.bool).triu(1)
-
-    def causal(tensor: Tensor) -> Tensor:
-        return tensor.masked_fill(ahead, -math.inf) if tensor.dim() == 4 else tensor
-
-    masked = with_parts(with_parts(rows, "student", causal), "teacher", causal)
-    loss = AttentionMaps(distance=distance, layers=((0, 0),))
-    student, teacher = masked.activations.student.attention[0], masked.activations.teacher.attention[0]
-    for sequence in range(SEQUENCES):
-        expected = 0.0
-        for head in range(HEADS):
-            for query in range(POSITIONS):
-                s = student[sequence, head, query, : query + 1].tolist()
-                t = teacher[sequence, head, query, : query + 1].tolist()
-                if distance == "kl":
-                    expected += kl(t, s)
-                else:
-                    expected += sum((a - b) ** 2 for a, b in zip(s, t, strict=True)) / (query + 1)
-        assert float(loss(masked)[sequence]) == pytest.approx(expected / HEADS / POSITIONS, rel=1e-12)
-
-
-def test_the_cosine_does_not_see_lengths_and_the_square_does():
-    rows = random_rows()
-    longer = with_parts(rows, "student", lambda t: 3 * t)
-    cosine = HiddenStates(distance="cosine", projection="identity")
-    torch.testing.assert_close(cosine(longer), cosine(rows), rtol=1e-12, atol=0)
-    assert (
-        float(
-            (HiddenStates(projection="identity")(longer) - HiddenStates(projection="identity")(rows))
-            .abs()
-            .min()
-        )
-        > 1e-3
-    )
 
 
 def test_pkd_sees_the_first_token_alone_wherever_the_padding_stands():

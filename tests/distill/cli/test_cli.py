@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,15 +18,25 @@ from distill.recipe import write_recipe
 TORCH_FREE = {"torch", "transformers", "datasets", "ot", "geomloss", "matplotlib"}
 
 
-def distill(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "distill", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        check=False,
-    )
+@pytest.fixture
+def distill(monkeypatch, capsys) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The command line as a function. In this process, where torch is loaded; other tests here start one of their own."""
+    from distill.cli import main
+
+    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+        capsys.readouterr()
+        at_termination = signal.getsignal(signal.SIGTERM)
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", ["distill", *arguments])
+            try:
+                with pytest.raises(SystemExit) as left:
+                    main()
+            finally:
+                signal.signal(signal.SIGTERM, at_termination)
+        said = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, int(left.value.code or 0), said.out, said.err)
+
+    return call
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +70,7 @@ def test_the_commands_are_these_and_no_others():
     }
 
 
-def test_check_prints_the_plan(small):
+def test_check_prints_the_plan(small, distill):
     done = distill("check", str(small))
     assert done.returncode == 0
     assert "small: the recipe is fine" in done.stdout
@@ -112,7 +123,7 @@ def test_a_valid_recipe_is_checked_without_torch(small):
     assert done.returncode == 0, done.stderr
 
 
-def test_run_report_and_evaluate_work_together(small, tmp_path, official_folder):
+def test_run_report_and_evaluate_work_together(small, tmp_path, official_folder, distill):
     done = distill("run", str(small), "--out", str(tmp_path / "run"))
     assert done.returncode == 0, done.stderr
     assert "student-rte-seed0: score" in done.stderr
@@ -166,15 +177,16 @@ def test_run_report_and_evaluate_work_together(small, tmp_path, official_folder)
         (("run",), 2, "RECIPE"),
     ],
 )
-def test_wrong_input_costs_one_clear_line_and_exit_2(arguments, code, says, tmp_path):
-    done = distill(*arguments, cwd=tmp_path)
+def test_wrong_input_costs_one_clear_line_and_exit_2(arguments, code, says, tmp_path, monkeypatch, distill):
+    monkeypatch.chdir(tmp_path)
+    done = distill(*arguments)
     assert done.returncode == code, done.stderr
     assert says in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
-def test_recipes_are_listed_and_printed():
+def test_recipes_are_listed_and_printed(distill):
     done = distill("recipes")
     assert done.returncode == 0
     assert {"quickstart", "superglue-encoder", "rte-sinkhorn", "cb-sinkhorn"} <= {
@@ -184,8 +196,10 @@ def test_recipes_are_listed_and_printed():
 
 
 @pytest.fixture
-def somebodys_losses(tmp_path: Path) -> Path:
-    """A folder with a module of losses, and one that says when it is imported."""
+def somebodys_losses(tmp_path: Path, monkeypatch) -> Path:
+    """The current folder, with a module of losses, and others that say so when they are imported."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "theirs", raising=False)
     (tmp_path / "theirs.py").write_text(
         "def sound(student, teacher):\n"
         "    from distill.losses import ForwardKL, Rows\n"
@@ -201,28 +215,29 @@ def somebodys_losses(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def from_there(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """As the installed command runs: the current folder is not on the path by itself."""
-    return subprocess.run(
-        [sys.executable, "-P", "-c", "from distill.cli import main; main()", "conformance", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        check=False,
-    )
-
-
-def test_a_conforming_loss_exits_0_and_a_breaking_one_1(somebodys_losses):
-    sound = from_there(somebodys_losses, "theirs:sound")
+def test_a_conforming_loss_exits_0_and_imports_nothing_that_nobody_named(somebodys_losses):
+    # As the installed command runs: the current folder is not on the path by itself.
+    command = [
+        sys.executable,
+        "-P",
+        "-c",
+        "from distill.cli import main; main()",
+        "conformance",
+        "theirs:sound",
+    ]
+    sound = subprocess.run(command, capture_output=True, text=True, check=False)
     assert sound.returncode == 0, sound.stdout + sound.stderr
     assert ", 0 broken," in sound.stdout
-    broken = from_there(somebodys_losses, "theirs:cross_entropy")
+
+
+def test_a_loss_that_breaks_a_law_exits_1(somebodys_losses, distill):
+    broken = distill("conformance", "theirs:cross_entropy")
     assert broken.returncode == 1
     assert broken.stderr == ""
     (line,) = (line for line in broken.stdout.splitlines() if "zero_at_equality" in line)
     assert line.split()[0] == "broken"
     assert "student = teacher costs up to 1." in line
-    data = json.loads(from_there(somebodys_losses, "theirs:cross_entropy", "--json").stdout)
+    data = json.loads(distill("conformance", "theirs:cross_entropy", "--json").stdout)
     assert data["loss"] == "theirs:cross_entropy"
     assert data["broken"] == sum(law["verdict"] == "broken" for law in data["laws"]) > 0
 
@@ -237,8 +252,8 @@ def test_a_conforming_loss_exits_0_and_a_breaking_one_1(somebodys_losses):
         ("theirs", "expected package.module:callable"),
     ],
 )
-def test_a_loss_that_cannot_be_imported_exits_2(somebodys_losses, named, says):
-    done = from_there(somebodys_losses, named)
+def test_a_loss_that_cannot_be_imported_exits_2(somebodys_losses, distill, named, says):
+    done = distill("conformance", named)
     assert done.returncode == 2
     assert says in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -246,7 +261,7 @@ def test_a_loss_that_cannot_be_imported_exits_2(somebodys_losses, named, says):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_stopped_run_says_how_to_continue_and_does(small, tmp_path, number, code):
+def test_a_stopped_run_says_how_to_continue_and_does(small, tmp_path, distill, number, code):
     command = [sys.executable, "-m", "distill", "run", str(small), "--out", str(tmp_path / "run")]
     running = subprocess.Popen(
         command,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 from distill.engine import Engine
 from distill.errors import CheckpointError, DistillError, ModelError, RecipeError
 from distill.losses import PKD, AttentionMaps, ForwardKL, HiddenStates, Labels, Relations
+from distill.recipe import Recipe
 from distill.report import write_report
 from distill.run_folder import RunFolder
 from distill.runs import run
@@ -25,6 +27,24 @@ from distill.tasks import TASKS, read_predictions
 def finished(recipe, tmp_path_factory: pytest.TempPathFactory):
     """One finished run, shared by the tests that only read it."""
     return run(recipe, tmp_path_factory.mktemp("runs") / "small")
+
+
+@pytest.fixture(scope="module")
+def short(recipe) -> Recipe:
+    """One task, one seed."""
+    return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, tasks=("cb",)), seeds=(0,))
+
+
+@pytest.fixture(scope="module")
+def straight(short, tmp_path_factory: pytest.TempPathFactory):
+    """The short recipe's finished run, for the tests that do not write into it."""
+    return run(short, tmp_path_factory.mktemp("runs") / "straight")
+
+
+@pytest.fixture
+def ones_own(straight, tmp_path) -> Path:
+    """A copy of that run's folder."""
+    return Path(shutil.copytree(straight.folder, tmp_path / "run"))
 
 
 def test_report_json_holds_what_it_promises(finished):
@@ -162,9 +182,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("after", [7, 14, 23])
-def test_a_killed_run_continues_to_bitwise_the_same_students(recipe, tmp_path, monkeypatch, after):
-    short = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, tasks=("cb",)), seeds=(0,))
-    straight = run(short, tmp_path / "straight")
+def test_a_killed_run_continues_to_bitwise_the_same_students(short, straight, tmp_path, monkeypatch, after):
     steps = []
     original = Engine.step
 
@@ -192,33 +210,20 @@ def test_a_killed_run_continues_to_bitwise_the_same_students(recipe, tmp_path, m
     assert not list((continued.folder / "checkpoints").glob("*"))
 
 
-def test_a_finished_run_is_not_done_again(recipe, tmp_path, monkeypatch):
-    short = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, tasks=("cb",)), seeds=(0,))
-    first = run(short, tmp_path / "run")
+def test_a_finished_run_is_not_done_again(short, straight, ones_own, monkeypatch):
     monkeypatch.setattr(Engine, "step", lambda *_: pytest.fail("a finished fit was trained again"))
-    assert run(short, tmp_path / "run").data == first.data
+    assert run(short, ones_own).data == straight.data
 
 
-def test_another_recipe_in_the_same_folder_is_refused(recipe, tmp_path):
-    short = dataclasses.replace(
-        recipe, data=dataclasses.replace(recipe.data, tasks=("cb",)), seeds=(0,), baseline=False
-    )
-    run(short, tmp_path / "run")
+def test_another_recipe_in_the_same_folder_is_refused(short, ones_own):
     with pytest.raises(RecipeError, match="holds the run of another recipe"):
-        run(dataclasses.replace(short, seeds=(1,)), tmp_path / "run")
+        run(dataclasses.replace(short, seeds=(1,)), ones_own)
 
 
-def test_changed_data_under_a_run_is_noticed(recipe, tmp_path, official_folder):
-    import shutil
-
+def test_changed_data_under_a_run_is_noticed(short, tmp_path, official_folder):
     copy = tmp_path / "data"
     shutil.copytree(official_folder, copy)
-    short = dataclasses.replace(
-        recipe,
-        data=dataclasses.replace(recipe.data, tasks=("cb",), path=str(copy)),
-        seeds=(0,),
-        baseline=False,
-    )
+    short = dataclasses.replace(short, data=dataclasses.replace(short.data, path=str(copy)), baseline=False)
     run(short, tmp_path / "run")
     lines = (copy / "CB" / "train.jsonl").read_text().splitlines()
     (copy / "CB" / "train.jsonl").write_text("\n".join(lines[:-1]) + "\n")
@@ -253,13 +258,10 @@ def test_runs_share_teachers_and_baselines_through_the_cache(recipe, tmp_path, m
     assert trained == ["teacher-rte", "student-rte-seed5", "baseline-rte-seed5"]
 
 
-def test_an_already_fine_tuned_teacher_is_taken_as_it_is(recipe, finished, tmp_path, monkeypatch):
+def test_an_already_fine_tuned_teacher_is_taken_as_it_is(short, finished, tmp_path):
     teachers = str(finished.folder / "teacher" / "{task}")
     taken = dataclasses.replace(
-        recipe,
-        name="taken",
-        teacher=dataclasses.replace(recipe.teacher, model=teachers, train=None),
-        seeds=(0,),
+        short, name="taken", teacher=dataclasses.replace(short.teacher, model=teachers, train=None)
     )
     before = {p: p.read_bytes() for p in (finished.folder / "teacher").rglob("*") if p.is_file()}
     report = run(taken, tmp_path / "taken")
@@ -286,8 +288,6 @@ def test_without_a_baseline_there_is_no_verdict(recipe, tmp_path):
 def test_a_folder_without_a_finished_run_has_no_report_and_says_what_is_missing(finished, tmp_path):
     with pytest.raises(DistillError, match=r"recipe\.yaml"):
         write_report(tmp_path)
-    import shutil
-
     unfinished = tmp_path / "unfinished"
     shutil.copytree(finished.folder, unfinished)
     (unfinished / "predictions" / "student-cb-seed1.cb.jsonl").unlink()
@@ -298,8 +298,6 @@ def test_a_folder_without_a_finished_run_has_no_report_and_says_what_is_missing(
 
 
 def test_a_finished_run_needs_neither_its_data_nor_its_teacher_to_be_reported(finished, tmp_path):
-    import shutil
-
     moved = tmp_path / "moved"
     shutil.copytree(finished.folder, moved)
     text = (moved / "recipe.yaml").read_text()
@@ -344,7 +342,7 @@ def test_a_second_process_in_the_same_folder_is_refused(tmp_path):
         pass
 
 
-def test_finished_models_are_let_go(recipe, tmp_path):
+def test_finished_models_are_let_go(short, tmp_path):
     """A run of many tasks must not hold the weights and optimizer states of all of them."""
     import gc
 
@@ -363,11 +361,7 @@ def test_finished_models_are_let_go(recipe, tmp_path):
     gc.collect()
     before = sum(issubclass(type(thing), PreTrainedModel) for thing in gc.get_objects())
     counting = Counting()
-    run(
-        dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, tasks=("cb",))),
-        tmp_path / "run",
-        progress=counting,
-    )
+    run(dataclasses.replace(short, seeds=(0, 1)), tmp_path / "run", progress=counting)
     assert counting.alive - before <= 2 * 2  # one model is two of these: the task model and its body
 
 

@@ -87,7 +87,7 @@ def softmaxes(student_NV: Tensor, teacher_NV: Tensor, temperature: float) -> tup
         classes,
         temperature,
         BLOCK=block,
-        warps=8 if block == _BLOCK else 4,
+        warps=max(1, block // 512),
     )
     return p_NV, q_NV
 
@@ -344,6 +344,6 @@ def _adjoint(
 
 
 def _side(sources: int, targets: int) -> dict[str, int]:
-    """Return the side of the square that holds a plan, and how many warps share it: 32 numbers a thread at most."""
+    """Return the side of the square that holds a plan, and how many warps share it: 16 numbers a thread at most."""
     side = _power_of_two(max(sources, targets), 16, ROWS)
-    return {"SIDE": side, "warps": max(1, side * side // 1024)}
+    return {"SIDE": side, "warps": max(1, side * side // 512)}

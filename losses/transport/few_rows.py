@@ -48,6 +48,7 @@ class FewRows(torch.autograd.Function):
         The masses of a group, of size rows, add up to 1; None is uniform.
         """
         ctx.loss = loss
+        ctx.set_materialize_grads(False)  # zeros for the misplaced mass would be one more launch
         ctx.teacher_KV = teacher_KV  # made in inference mode, perhaps, which save_for_backward refuses
         kinds = 3 if loss.debias else 1
         p_KV, q_KV = on_gpu.softmaxes(student_KV, teacher_KV, loss.temperature)

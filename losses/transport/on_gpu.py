@@ -59,7 +59,9 @@ def _is_new_enough(index: int) -> bool:
 def _launch(name: str, grid: tuple[int, ...], *arguments: Any, warps: int = 4, **constants: Any) -> None:
     from . import triton_kernels
 
-    with torch.cuda.device_of(arguments[0]):  # Triton's launches go to the current device, wherever the tensors are
+    with torch.cuda.device_of(
+        arguments[0]
+    ):  # Triton's launches go to the current device, wherever the tensors are
         getattr(triton_kernels, name)[grid](*arguments, num_warps=warps, enable_fp_fusion=True, **constants)
 
 
@@ -239,8 +241,9 @@ def scale(
     """
     problems, sources, targets = cost_RNM.shape
     plan_RNM = torch.empty_like(cost_RNM)
-    rows_RKN, columns_RKM = cost_RNM.new_empty(problems, rounds, sources), cost_RNM.new_empty(
-        problems, rounds, targets
+    rows_RKN, columns_RKM = (
+        cost_RNM.new_empty(problems, rounds, sources),
+        cost_RNM.new_empty(problems, rounds, targets),
     )
     shares_RN, error_R = cost_RNM.new_empty(problems, sources), cost_RNM.new_empty(problems)
     _launch(

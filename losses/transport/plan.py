@@ -63,7 +63,9 @@ class _Plan(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.epsilon, ctx.rounds, ctx.scaling = epsilon, rounds, scaling
         ctx.numpy = scaling and cost_NM.device.type == "cpu" and max(cost_NM.shape) <= NUMPY_ROWS
-        ctx.on_gpu = scaling and on_gpu.runs(cost_NM, source_N, target_M) and max(cost_NM.shape) <= on_gpu.ROWS
+        ctx.on_gpu = (
+            scaling and on_gpu.runs(cost_NM, source_N, target_M) and max(cost_NM.shape) <= on_gpu.ROWS
+        )
         if ctx.on_gpu:
             solved = on_gpu.scale(cost_NM[None].contiguous(), source_N[None], target_M[None], epsilon, rounds)
             plan_NM, ctx.rows, ctx.columns = solved[0][0], solved[1], solved[2]

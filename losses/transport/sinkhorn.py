@@ -159,7 +159,11 @@ class Sinkhorn(Loss):
                 mass_QG = groups.together(rows.weights).view(len(groups.sizes), -1)
                 mass_QG = mass_QG / mass_QG.sum(1, keepdim=True)
             values_K, error_QT = FewRows.apply(  # type: ignore[no-untyped-call]
-                groups.together(rows.student), groups.together(rows.detached_teacher()), mass_QG, groups.sizes[0], self
+                groups.together(rows.student),
+                groups.together(rows.detached_teacher()),
+                mass_QG,
+                groups.sizes[0],
+                self,
             )
             return groups.join([values_K], rows), list(error_QT.amax(1)) if diagnose else []
         weights: Sequence[Tensor | None] = [None] * len(groups.sizes)

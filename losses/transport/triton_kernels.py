@@ -136,7 +136,7 @@ def add_parts(parts_ptr, out_ptr, parts, numbers, BLOCK: tl.constexpr):
     """Add up what the parts of the columns came to, in float64."""
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     total = tl.zeros([BLOCK], tl.float64)
-    for part in range(parts):
+    for _ in range(parts):
         total += tl.load(parts_ptr + place, mask=place < numbers, other=0.0)
         parts_ptr += numbers
     tl.store(out_ptr + place, total.to(out_ptr.dtype.element_ty), mask=place < numbers)
@@ -324,7 +324,7 @@ def pull_to_rows(
 
 @triton.jit
 def _pull_toward(pulled, p, pull_ptr, target_ptr, rows_inside, here, targets, classes, stride):
-    """pulled + Σ_m pull_nm · sign(p_nv − q_mv)."""
+    """Return pulled + Σ_m pull_nm · sign(p_nv − q_mv)."""
     for _ in range(targets):
         q = tl.load(target_ptr + here, mask=here < classes, other=0.0)
         pull = tl.load(pull_ptr, mask=rows_inside, other=0.0)[:, None]

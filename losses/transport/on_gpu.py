@@ -10,6 +10,8 @@ N source rows, M target rows, V columns, K rounds, R problems, Q groups, S parts
 
 from __future__ import annotations
 
+import subprocess
+import warnings
 from functools import cache
 from typing import Any
 
@@ -37,7 +39,7 @@ def runs(*tensors: Tensor) -> bool:
         device.type in _DEVICES
         and all(tensor.dtype == torch.float32 for tensor in tensors)
         and _has_triton()
-        and (device.type != "cuda" or _is_new_enough(device.index))
+        and (device.type != "cuda" or _can_launch(device.index))
     )
 
 
@@ -51,17 +53,27 @@ def _has_triton() -> bool:
 
 
 @cache
-def _is_new_enough(index: int) -> bool:
-    # AMD's go by the same name of device; the kernels have not been tried on one.
-    return torch.version.cuda is not None and torch.cuda.get_device_capability(index) >= _CAPABILITY
+def _can_launch(index: int) -> bool:
+    # AMD's GPUs go by the same name of device; the kernels have not been tried on one.
+    if torch.version.cuda is None or torch.cuda.get_device_capability(index) < _CAPABILITY:
+        return False
+    from triton.runtime import driver  # type: ignore[import-not-found,import-untyped,unused-ignore]
+
+    try:
+        _ = (
+            driver.active.utils
+        )  # built by the system's C compiler with Python's headers, which need not be there
+    except (RuntimeError, OSError, ImportError, subprocess.SubprocessError) as problem:
+        warnings.warn(f"transport losses do without their GPU kernels: {problem}", stacklevel=2)
+        return False
+    return True
 
 
 def _launch(name: str, grid: tuple[int, ...], *arguments: Any, warps: int = 4, **constants: Any) -> None:
     from . import triton_kernels
 
-    with torch.cuda.device_of(
-        arguments[0]
-    ):  # Triton's launches go to the current device, wherever the tensors are
+    # Triton launches on the current device, wherever the tensors are.
+    with torch.cuda.device_of(arguments[0]):  # type: ignore[no-untyped-call]
         getattr(triton_kernels, name)[grid](*arguments, num_warps=warps, enable_fp_fusion=True, **constants)
 
 
@@ -154,9 +166,10 @@ def distance_pull(pull_NM: Tensor, source_NV: Tensor, target_MV: Tensor) -> Tens
     if not pulled_NV.numel():
         return pulled_NV
     sources, classes = source_NV.shape
+    width = _power_of_two(classes, 16, _TILE_COLUMNS)
     _launch(
         "pull_to_rows",
-        (-(-sources // _TILE_ROWS), -(-classes // _TILE_COLUMNS)),
+        (-(-sources // _TILE_ROWS), -(-classes // width)),
         pull_NM,
         source_NV.contiguous(),
         target_MV.contiguous(),
@@ -171,7 +184,7 @@ def distance_pull(pull_NM: Tensor, source_NV: Tensor, target_MV: Tensor) -> Tens
         OWN=False,
         WHOLE=False,
         ROWS=_TILE_ROWS,
-        COLUMNS=_TILE_COLUMNS,
+        COLUMNS=width,
     )
     return pulled_NV
 
@@ -240,7 +253,7 @@ def scale(
         with itself times −1/2, and misplaced mass (R,).
     """
     problems, sources, targets = cost_RNM.shape
-    plan_RNM = torch.empty_like(cost_RNM)
+    plan_RNM = torch.empty_like(cost_RNM, memory_format=torch.contiguous_format)
     rows_RKN, columns_RKM = (
         cost_RNM.new_empty(problems, rounds, sources),
         cost_RNM.new_empty(problems, rounds, targets),
@@ -249,9 +262,9 @@ def scale(
     _launch(
         "scale",
         (problems,),
-        cost_RNM,
-        source_QN,
-        target_QM,
+        cost_RNM.contiguous(),
+        source_QN.contiguous(),
+        target_QM.contiguous(),
         plan_RNM,
         rows_RKN,
         columns_RKM,
@@ -325,9 +338,9 @@ def _adjoint(
         "scale_adjoint",
         (len(out_RNM),),
         pull,
-        cost_RNM,
-        source_QN,
-        target_QM,
+        cost_RNM.contiguous(),
+        source_QN.contiguous(),
+        target_QM.contiguous(),
         plan_RNM,
         rows_RKN,
         columns_RKM,

@@ -67,9 +67,10 @@ class _Plan(torch.autograd.Function):
             scaling and on_gpu.runs(cost_NM, source_N, target_M) and max(cost_NM.shape) <= on_gpu.ROWS
         )
         if ctx.on_gpu:
-            solved = on_gpu.scale(cost_NM[None].contiguous(), source_N[None], target_M[None], epsilon, rounds)
-            plan_NM, ctx.rows, ctx.columns = solved[0][0], solved[1], solved[2]
-            row_N, column_M = ctx.rows[0, -1].log(), ctx.columns[0, -1].log()
+            plan_1NM, ctx.rows, ctx.columns, _, _ = on_gpu.scale(
+                cost_NM[None], source_N[None], target_M[None], epsilon, rounds
+            )
+            plan_NM, row_N, column_M = plan_1NM[0], ctx.rows[0, -1].log(), ctx.columns[0, -1].log()
             ctx.save_for_backward(cost_NM, source_N, target_M, plan_NM)
             ctx.mark_non_differentiable(row_N, column_M)
             return plan_NM, row_N, column_M
@@ -101,8 +102,8 @@ class _Plan(torch.autograd.Function):
             (cost_pull_NM,) = torch.autograd.grad(again_NM, cost_NM, pull_NM, create_graph=True)
             return cost_pull_NM, *nothing
         if ctx.on_gpu:
-            given = (part[None].contiguous() for part in (pull_NM, cost_NM, source_N, target_M, plan_NM))
-            return on_gpu.scale_adjoint(*given, ctx.rows, ctx.columns, ctx.epsilon)[0], *nothing
+            solved = (cost_NM[None], source_N[None], target_M[None], plan_NM[None], ctx.rows, ctx.columns)
+            return on_gpu.scale_adjoint(pull_NM[None], *solved, ctx.epsilon)[0], *nothing
         parts: Any = (pull_NM, plan_NM)
         if ctx.numpy:
             parts = (pull_NM.numpy(), plan_NM.numpy())

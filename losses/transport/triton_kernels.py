@@ -290,7 +290,7 @@ def pull_to_rows(
     """
     tiles = tl.cdiv(sources, ROWS)
     group = (tl.program_id(0) // tiles).to(tl.int64)
-    row = tl.program_id(0) % tiles * ROWS + tl.arange(0, ROWS)
+    row = (tl.program_id(0) % tiles).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     here = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     inside = (row[:, None] < sources) & (here[None, :] < classes)
     place = (group * sources + row[:, None]) * classes + here[None, :]

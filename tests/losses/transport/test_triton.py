@@ -125,6 +125,17 @@ def test_nothing_but_float32_on_a_gpu_goes_to_the_kernels(launches, monkeypatch)
     assert not on_gpu.runs(here)
 
 
+def test_a_machine_on_which_triton_cannot_launch_does_without_and_says_so(monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (7, 5))
+    assert not on_gpu._can_launch.__wrapped__(0)
+    if triton is None or torch.cuda.is_available():
+        return
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
+    with pytest.warns(UserWarning, match="transport losses do without their GPU kernels: "):
+        assert not on_gpu._can_launch.__wrapped__(0)
+
+
 def test_no_matrix_of_all_pairs_and_all_columns_is_ever_made(launches):
     rows, classes = 64, 5000
     student = torch.zeros(rows, classes, requires_grad=True)

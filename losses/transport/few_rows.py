@@ -1,4 +1,4 @@
-"""The whole batch-wise cost of groups of few rows on a GPU, forward and backward, in eight launches of its kernels.
+"""The whole batch-wise cost of groups of few rows on a GPU, forward and backward, in five to seven launches.
 
 What `softened.py`, `plan.py` and `batchwise.py` do for one group, done for all groups of one size at once: a softmax
 of both sides, all distances, all rounds; backward their adjoint, and one pass to the logits.

@@ -1,9 +1,8 @@
 """Where transport runs in kernels of its own, and their launches.
 
-Written as torch's operations these losses are some hundred launches, or go through memory once more for each of
-them. The kernels are Triton's; without it, and on anything else than what `runs` names, torch does the work.
-
-Nothing here waits for the device.
+As torch's operations, a small debiased loss and its gradient are seven hundred launches; here they are ten. A large
+one is bound by arithmetic, not by memory: a tile of pairs stays in registers. The kernels are Triton's; without it,
+and on anything else than what `runs` names, torch does the work. Nothing here waits for the device.
 
 N source rows, M target rows, V columns, K rounds, R problems, Q groups, S parts that the columns are cut into.
 """

@@ -1,6 +1,6 @@
 """The whole batch-wise cost of groups of few rows on a GPU, forward and backward, in five to seven launches.
 
-What `softened.py`, `plan.py` and `batchwise.py` do for one group, done for all groups of one size at once: a softmax
+What `softened.py`, `plan.py` and `batchwise.py` do for one group, done for all groups of one size at once: the softmax
 of both sides, all distances, all rounds; backward their adjoint, and one pass to the logits.
 
 K rows in all, G rows of one group, Q groups, V vocabulary or classes.
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class FewRows(torch.autograd.Function):
-    """Each row's share of its group's cost, (K,), and the misplaced mass of each group's solves, (Q, T); see `Sinkhorn`."""
+    """Each row's share of its group's cost, (K,), and the misplaced mass of its solves, (Q, T); see `Sinkhorn`."""
 
     @staticmethod
     def fit(loss: Sinkhorn, student_KV: Tensor, sizes: Sequence[int]) -> bool:

@@ -248,8 +248,8 @@ def scale(
     """Do `rounds.scale` for the same number of problems in each group, of up to `ROWS` rows and columns.
 
     Returns:
-        plan (R, N, M), u of each round (R, K, N), v after each (R, K, M), shares (R, N), of a cloud
-        with itself times −1/2, and misplaced mass (R,).
+        plan (R, N, M), u of each round (R, K, N), v after each (R, K, M), shares (R, N), those of a cloud with
+        itself times −1/2, and misplaced mass (R,).
     """
     problems, sources, targets = cost_RNM.shape
     plan_RNM = torch.empty_like(cost_RNM, memory_format=torch.contiguous_format)
@@ -307,8 +307,8 @@ def debiased_shares_adjoint(
 ) -> Tensor:
     """Return factor · dL/dcost, (Q, T, N, N), of the shares of which `batchwise.debiased_shares` makes one a row.
 
-    share_pull (Q · N,) may be one number for all, expanded. One of each group's problems, or three: then T is 2, for the student's distances to itself too, of which either
-    side has a gradient. The teacher's to itself have none.
+    T is how many of a group's problems have a gradient: student to teacher and, to debias, student to itself, a
+    gradient for both sides together; not teacher to itself. share_pull, (Q · N,), may be one number, expanded.
     """
     kinds = len(cost_RNN) // len(mass_QN)
     pulled = min(kinds, 2)

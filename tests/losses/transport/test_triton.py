@@ -1,4 +1,4 @@
-"""Transport's Triton kernels: what they compute, in Triton's interpreter, and that they compile for a GPU without one."""
+"""Transport's kernels: what they compute, in Triton's interpreter, and that they compile for a GPU without one."""
 
 import os
 import re
@@ -49,7 +49,7 @@ def test_the_kernels_do_what_the_cpu_does_on_a_gpu():
 
 @pytest.fixture
 def launches(monkeypatch) -> list[tuple]:
-    """What would be launched on a GPU: (kernel, arguments, constants). Nothing is, and results are whatever was there."""
+    """What would be launched on a GPU: (kernel, arguments, constants). Nothing is, and results are not set."""
     found: list[tuple] = []
     monkeypatch.setattr(on_gpu, "_DEVICES", {"cpu"})
     monkeypatch.setattr(on_gpu, "_has_triton", lambda: True)

@@ -52,9 +52,12 @@ class Groups:
 
     def split(self, part_N: Tensor) -> Sequence[Tensor]:
         """Return each group's rows of a tensor, differentiably."""
-        if self.order_K is not None:
-            part_N = part_N[self.order_K]
-        return (part_N,) if len(self.sizes) == 1 else torch.split(part_N, list(self.sizes))
+        part_K = self.together(part_N)
+        return (part_K,) if len(self.sizes) == 1 else torch.split(part_K, list(self.sizes))
+
+    def together(self, part_N: Tensor) -> Tensor:
+        """Return all groups' rows of a tensor, one group after the other, differentiably."""
+        return part_N if self.order_K is None else part_N[self.order_K]
 
     def join(self, parts: Sequence[Tensor], rows: Rows) -> Tensor:
         """Put the groups' values (G,) back in their rows' places, (N,); rows that do not count get 0."""

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import on_gpu
+
 _COLUMNS = 512
 _TILE = {
     "cpu": 2**20,
@@ -34,6 +36,8 @@ def overlap(p_NV: Tensor, q_MV: Tensor) -> Tensor:
     One pass over each tile less than the distance itself. Tiles add up in float64, for what is left of a difference
     to be as good as the distance's own sum, about 1e-7. Not differentiable.
     """
+    if on_gpu.runs(p_NV, q_MV):
+        return on_gpu.all_pairs(p_NV, q_MV, shared=True, dtype=torch.float64)[0]
     if p_NV.shape[1] < _FEW:
         shared_NM = p_NV.new_zeros(p_NV.shape[0], q_MV.shape[0])
         least_NM = torch.empty_like(shared_NM)
@@ -49,6 +53,8 @@ def overlap(p_NV: Tensor, q_MV: Tensor) -> Tensor:
 
 def self_overlap(p_NV: Tensor) -> Tensor:
     """Return overlap(p, p), (N, N), from half of its pairs."""
+    if on_gpu.runs(p_NV):
+        return overlap(p_NV, p_NV)
     if p_NV.shape[1] < _FEW:
         return overlap(p_NV, p_NV)
     shared_NN = p_NV.new_zeros(p_NV.shape[0], p_NV.shape[0], dtype=torch.float64)
@@ -69,6 +75,8 @@ def mass(p_NV: Tensor) -> Tensor:
 
 def distance_pull(pull_NM: Tensor, source_NV: Tensor, target_MV: Tensor) -> Tensor:
     """Return Σ_m pull_nm · sign(source_nv − target_mv), (N, V): a gradient for the distances, pulled to the source."""
+    if on_gpu.runs(pull_NM, source_NV, target_MV):
+        return on_gpu.distance_pull(pull_NM, source_NV, target_MV)
     if source_NV.shape[1] < _FEW:
         columns = [
             (source_N[:, None] - target_M[None, :]).sign_().mul_(pull_NM).sum(1)
@@ -86,7 +94,7 @@ def distance_pull(pull_NM: Tensor, source_NV: Tensor, target_MV: Tensor) -> Tens
 
 
 def tiled_pull(pull_NM: Tensor, source_NV: Tensor, target_MV: Tensor) -> Tensor:
-    """Do `distance_pull` in tiles, as it is done on a GPU."""
+    """Do `distance_pull` in tiles, as it is done on a GPU that has no kernels."""
     pulled_NV = torch.empty_like(source_NV)
     tile = _buffer(source_NV, target_MV.shape[0])
     for here, there in _places(source_NV, target_MV.shape[0]):
@@ -122,6 +130,8 @@ class _Distances(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, source_NV: Tensor, target_MV: Tensor) -> Tensor:
         ctx.save_for_backward(source_NV, target_MV)
+        if on_gpu.runs(source_NV, target_MV):
+            return on_gpu.all_pairs(source_NV, target_MV)[0]
         distances_NM = source_NV.new_zeros(source_NV.shape[0], target_MV.shape[0])
         tile = _buffer(source_NV, target_MV.shape[0])
         for here, there in _places(source_NV, target_MV.shape[0]):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import on_gpu
 from .problem import TransportProblem
 from .rounds import (
     LARGEST_EXPONENT,
@@ -62,6 +63,17 @@ class _Plan(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.epsilon, ctx.rounds, ctx.scaling = epsilon, rounds, scaling
         ctx.numpy = scaling and cost_NM.device.type == "cpu" and max(cost_NM.shape) <= NUMPY_ROWS
+        ctx.on_gpu = (
+            scaling and on_gpu.runs(cost_NM, source_N, target_M) and max(cost_NM.shape) <= on_gpu.ROWS
+        )
+        if ctx.on_gpu:
+            plan_1NM, ctx.rows, ctx.columns, _, _ = on_gpu.scale(
+                cost_NM[None], source_N[None], target_M[None], epsilon, rounds
+            )
+            plan_NM, row_N, column_M = plan_1NM[0], ctx.rows[0, -1].log(), ctx.columns[0, -1].log()
+            ctx.save_for_backward(cost_NM, source_N, target_M, plan_NM)
+            ctx.mark_non_differentiable(row_N, column_M)
+            return plan_NM, row_N, column_M
         with torch.autocast(cost_NM.device.type, enabled=False):
             if scaling:
                 parts: Any = ((-cost_NM / epsilon).exp_(), source_N, target_M)
@@ -89,6 +101,9 @@ class _Plan(torch.autograd.Function):
             again_NM, _, _ = log_scale(-cost_NM / ctx.epsilon, source_N.log(), target_M.log(), ctx.rounds)
             (cost_pull_NM,) = torch.autograd.grad(again_NM, cost_NM, pull_NM, create_graph=True)
             return cost_pull_NM, *nothing
+        if ctx.on_gpu:
+            solved = (cost_NM[None], source_N[None], target_M[None], plan_NM[None], ctx.rows, ctx.columns)
+            return on_gpu.scale_adjoint(pull_NM[None], *solved, ctx.epsilon)[0], *nothing
         parts: Any = (pull_NM, plan_NM)
         if ctx.numpy:
             parts = (pull_NM.numpy(), plan_NM.numpy())

@@ -149,9 +149,23 @@ class Sinkhorn(Loss):
     def _solve(self, rows: Rows, diagnose: bool) -> tuple[Tensor, list[Tensor]]:
         """Return `values`, (N,), and, to diagnose, the largest misplaced mass of each group's solves."""
         from .few_classes import FewClasses
+        from .few_rows import FewRows
         from .groups import Groups
 
         groups = Groups.of(rows, self.group_size)
+        if FewRows.fit(self, rows.student, groups.sizes):
+            mass_QG = None
+            if rows.weight is not None:
+                mass_QG = groups.together(rows.weights).view(len(groups.sizes), -1)
+                mass_QG = mass_QG / mass_QG.sum(1, keepdim=True)
+            values_K, error_QT = FewRows.apply(  # type: ignore[no-untyped-call]
+                groups.together(rows.student),
+                groups.together(rows.detached_teacher()),
+                mass_QG,
+                groups.sizes[0],
+                self,
+            )
+            return groups.join([values_K], rows), list(error_QT.amax(1)) if diagnose else []
         weights: Sequence[Tensor | None] = [None] * len(groups.sizes)
         if rows.weight is not None:
             weights = groups.split(rows.weights)

@@ -24,12 +24,12 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
 import torch  # noqa: E402 (after the variables that its and NumPy's threads read)
+from distill.losses.transport.compiled import use_compiled_tile  # noqa: E402
 from measuring import Goals, in_fresh_process, peak_beyond  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from distill.environment import describe_environment  # noqa: E402
 from distill.losses import Rows, Sinkhorn, SortedTransport  # noqa: E402
-from distill.losses.transport.compiled import use_compiled_tile  # noqa: E402
 
 EPSILON, ROUNDS, TEMPERATURE = 0.1, 20, 2.0
 Contestant = Callable[[Tensor, Tensor], Tensor]

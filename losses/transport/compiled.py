@@ -65,7 +65,10 @@ class Tile:
     library: ctypes.CDLL
 
     def overlap(self, p_NV: Tensor, q_MV: Tensor, *, own: bool) -> Tensor:
-        """Return Σ_v min(p_nv, q_mv), (N, M) in float64; own: q is p, and nothing below the diagonal is meant."""
+        """Return Σ_v min(p_nv, q_mv), (N, M) in float64; NaN for a row with a number below 0.
+
+        own: q is p, and what comes below the diagonal has no meaning.
+        """
         shared_NM = torch.empty(len(p_NV), len(q_MV), dtype=torch.float64)
         self._call("l1_overlap", p_NV, q_MV, shared_NM, len(p_NV), len(q_MV), p_NV.shape[1], int(own))
         return shared_NM

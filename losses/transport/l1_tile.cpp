@@ -28,17 +28,28 @@ constexpr int kLanes = 4, kSources = 2;
 constexpr int kTargets = 4;               // target rows in a tile of overlaps
 constexpr int kVectors = 2;               // vectors of columns in a tile of the gradient
 constexpr int kPanel = kVectors * kLanes;
-constexpr int64_t kColumns = 1024;        // over which a lane adds up in float32
+constexpr int64_t kColumns = 64 * kLanes; // after which sums go on in float64
 constexpr int64_t kCached = 1 << 16;      // numbers of the target rows kept close: 256 KiB of a core's own cache
 constexpr int64_t kPairs = 1 << 22;       // below which another thread costs more than it saves
+constexpr uint32_t kInfinity = 0x7f800000;  // its bits; above are NaN's, and those of all that is below 0
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 
 typedef float Floats __attribute__((vector_size(4 * kLanes)));
 typedef int32_t Mask __attribute__((vector_size(4 * kLanes)));
+typedef uint32_t Bits __attribute__((vector_size(4 * kLanes)));  // of floats: in their order, but for the negative
 
 inline Floats load(const float* from) {
   Floats lanes;
   std::memcpy(&lanes, from, sizeof lanes);
+  return lanes;
+}
+
+inline Bits load_bits(const float* from) {
+  Bits lanes;
+  std::memcpy(&lanes, from, sizeof lanes);
+#if defined(__x86_64__)
+  asm("" : "+v"(lanes));  // stay in a register: GCC would load it for each use again, and loads are what is scarce
+#endif
   return lanes;
 }
 
@@ -56,7 +67,7 @@ inline float sum(const float* numbers) {
 }
 
 // Lays `height` rows side by side: the first kLanes columns of each, then the next. After the last column come zeros,
-// after the last row that row again. nan gets NaN for a row that holds one, else 0: a vector's minimum may lose it.
+// after the last row that row again. nan gets NaN for a row with a NaN or a number below 0 in it, else 0.
 template <int height>
 inline void pack(const float* rows, int64_t count, int64_t stride, int64_t width, float* packed, float* nan) {
   for (int64_t row = 0; row < height; ++row) {
@@ -65,15 +76,14 @@ inline void pack(const float* rows, int64_t count, int64_t stride, int64_t width
     Mask found = {};
     int64_t column = 0;
     for (; column + kLanes <= width; column += kLanes, to += height * kLanes) {
-      const Floats lanes = load(from + column);
-      store(to, lanes);
-      found |= lanes != lanes;
+      const Bits lanes = load_bits(from + column);
+      std::memcpy(to, &lanes, sizeof lanes);
+      found |= lanes > kInfinity;
     }
     if (column < width) {
       std::fill(to, to + kLanes, 0.0f);
       std::copy(from + column, from + width, to);
-      const Floats lanes = load(to);
-      found |= lanes != lanes;
+      found |= load_bits(to) > kInfinity;
     }
     nan[row] = 0.0f;
     for (int lane = 0; lane < kLanes; ++lane)
@@ -84,11 +94,12 @@ inline void pack(const float* rows, int64_t count, int64_t stride, int64_t width
 inline void overlap_tile(const float* source, const float* target, int64_t width, float (*shared)[kTargets]) {
   Floats sums[kSources][kTargets] = {};
   for (int64_t column = 0; column < width; column += kLanes) {
-    Floats p[kSources];
-    for (int n = 0; n < kSources; ++n) p[n] = load(source + n * kLanes);
+    Bits p[kSources];
+    for (int n = 0; n < kSources; ++n) p[n] = load_bits(source + n * kLanes);
     for (int m = 0; m < kTargets; ++m) {
-      const Floats q = load(target + m * kLanes);
-      for (int n = 0; n < kSources; ++n) sums[n][m] += p[n] < q ? p[n] : q;
+      const Bits q = load_bits(target + m * kLanes);
+      // A minimum of whole numbers, which processors do beside the sum: one of floats waits for the same units.
+      for (int n = 0; n < kSources; ++n) sums[n][m] += (Floats)(p[n] < q ? p[n] : q);
     }
     source += kSources * kLanes;
     target += kTargets * kLanes;
@@ -226,7 +237,7 @@ void in_parallel(int64_t parts, int64_t V, int64_t block, const Work& work) {
 
 // Both return 0, or 1 when there is no memory for a copy of a few rows.
 
-// shared_NM = Σ_v min(p_nv, q_mv); own: the targets are the sources, and what is below the diagonal is left undefined.
+// shared_NM = Σ_v min(p_nv, q_mv) of numbers from 0 up; own: the targets are the sources, and what is below the diagonal is left undefined.
 extern "C" int l1_overlap(const float* source_NV, const float* target_MV, double* shared_NM, int64_t N, int64_t M,
                           int64_t V, int64_t own, int64_t threads) noexcept {
   try {

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from . import on_gpu
+from .compiled import tile_for
 
 _COLUMNS = 512
 _TILE = {
@@ -44,6 +45,9 @@ def overlap(p_NV: Tensor, q_MV: Tensor) -> Tensor:
         for p_N, q_M in zip(p_NV.unbind(1), q_MV.unbind(1), strict=True):
             shared_NM += torch.minimum(p_N[:, None], q_M[None, :], out=least_NM)
         return shared_NM
+    compiled = tile_for(p_NV, q_MV)
+    if compiled is not None:
+        return compiled.overlap(p_NV, q_MV, own=False)
     shared_NM = p_NV.new_zeros(p_NV.shape[0], q_MV.shape[0], dtype=torch.float64)
     tile = _buffer(p_NV, q_MV.shape[0])
     for here, there in _places(p_NV, q_MV.shape[0]):
@@ -57,13 +61,17 @@ def self_overlap(p_NV: Tensor) -> Tensor:
         return overlap(p_NV, p_NV)
     if p_NV.shape[1] < _FEW:
         return overlap(p_NV, p_NV)
-    shared_NN = p_NV.new_zeros(p_NV.shape[0], p_NV.shape[0], dtype=torch.float64)
-    tile = _buffer(p_NV, p_NV.shape[0])
-    for here, there in _places(p_NV, p_NV.shape[0]):
-        # Each row with itself and all that follow it.
-        shared_NN[here, here.start :] += _on_tile(
-            torch.minimum, tile, p_NV[here, there], p_NV[here.start :, there]
-        ).sum(-1)
+    compiled = tile_for(p_NV)
+    if compiled is not None:
+        shared_NN = compiled.overlap(p_NV, p_NV, own=True)
+    else:
+        shared_NN = p_NV.new_zeros(p_NV.shape[0], p_NV.shape[0], dtype=torch.float64)
+        tile = _buffer(p_NV, p_NV.shape[0])
+        for here, there in _places(p_NV, p_NV.shape[0]):
+            # Each row with itself and all that follow it.
+            shared_NN[here, here.start :] += _on_tile(
+                torch.minimum, tile, p_NV[here, there], p_NV[here.start :, there]
+            ).sum(-1)
     return shared_NN.triu() + shared_NN.triu(1).T
 
 
@@ -83,6 +91,9 @@ def distance_pull(pull_NM: Tensor, source_NV: Tensor, target_MV: Tensor) -> Tens
             for source_N, target_M in zip(source_NV.unbind(1), target_MV.unbind(1), strict=True)
         ]
         return torch.stack(columns, 1)
+    compiled = tile_for(source_NV, target_MV)
+    if compiled is not None and bool(pull_NM.isfinite().all()):  # ±inf times a sign of 0 is NaN
+        return compiled.distance_pull(pull_NM, source_NV, target_MV)
     if source_NV.device.type == "cpu":
         # What torch.cdist(p=1) does backward. On the CPU it needs no buffer and is as fast as tiles; the last
         # argument, the distances, is read for other exponents only.

@@ -3,7 +3,8 @@
 Of softmaxes the distance is 2 − 2 · Σ min(p, q), and a softmax's gradient does not see a constant added to all
 classes: both save a pass. Where nothing is to be stored, the softmaxes are made again, a few columns at a time.
 
-N student rows, M teacher rows, V vocabulary or classes, U classes that some teacher row can produce.
+N student rows, M teacher rows, V vocabulary or classes, U classes that some teacher row can produce, L entries: all
+teacher rows' own classes, one row's after the other's.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from .manhattan import distance_pull, manhattan, mass, overlap, self_overlap
 
 _BLOCK = {"cpu": 2**18, "cuda": 2**26}  # numbers of a softmax that are made at once when none is stored
 _SPARSE = 1024  # classes from which on looking for those that no teacher row can produce pays
+_APART = 8  # times as many classes as one row's, which all rows can produce together, from which on rows differ enough
 
 
 def softened_distances(
@@ -86,6 +88,7 @@ class _Softened(torch.autograd.Function):
         ctx.temperature, ctx.with_self, ctx.streamed = temperature, with_self, streamed
         ctx.set_materialize_grads(False)
         ctx.teacher_MV = teacher_MV  # made in inference mode, perhaps, which save_for_backward refuses
+        entries = None
         if streamed:
             ctx.save_for_backward(student_NV)
             student, teacher = _Softmax.of(student_NV, temperature), _Softmax.of(teacher_MV, temperature)
@@ -97,14 +100,20 @@ class _Softened(torch.autograd.Function):
         else:
             p_NV, q_MV = softmax(student_NV, temperature), softmax(teacher_MV, temperature)
             used_U = _used_classes(q_MV)
-            ctx.save_for_backward(student_NV, p_NV, q_MV, used_U)
+            if used_U is not None:
+                q_MV = _at(q_MV, used_U)  # all there is of it
+                entries = _entries(q_MV)
+            ctx.save_for_backward(student_NV, p_NV, q_MV, used_U, *(entries or ()))
             blocks = iter([(slice(None), p_NV, q_MV, used_U)])
         sums: list[Any] = []
         for _, p, q, used_U in blocks:
-            near_p, near_q = (p, q) if used_U is None else (_at(p, used_U), _at(q, used_U))
-            parts = [mass(p), mass(q), overlap(near_p, near_q)]
+            if used_U is not None and entries is not None:
+                shared = _overlap_of_entries(p, q, used_U, *entries)
+            else:
+                shared = overlap(p if used_U is None else _at(p, used_U), q)
+            parts = [mass(p), mass(q), shared]
             if with_self:
-                parts += [self_overlap(p), self_overlap(near_q)]
+                parts += [self_overlap(p), self_overlap(q)]
             sums = [old.add_(new) for old, new in zip(sums, parts, strict=True)] if sums else parts
         mass_N, mass_M, shared_NM, *shared_selves = sums
         dtype = wide(student_NV[:0]).dtype
@@ -157,7 +166,11 @@ class _Softened(torch.autograd.Function):
             for there in _columns(student_NV):
                 gradient_NV[:, there].addcmul_(student.at(there), total_N1, value=-1).div_(ctx.temperature)
         else:
-            p_NV, q_MV, used_U = stored
+            p_NV, q_MV, used_U, *entries = stored
+            if entries and pull_NM is not None and both_NN is None:
+                row_L, place_L = entries
+                gradient_NV = _pull_of_entries(pull_NM, p_NV, q_MV, used_U, row_L, place_L, ctx.temperature)
+                return gradient_NV.to(student_NV.dtype), *nothing
             if used_U is not None and pull_NM is not None and both_NN is None:
                 return _sparse_pull(pull_NM, p_NV, q_MV, used_U, ctx.temperature).to(
                     student_NV.dtype
@@ -182,6 +195,59 @@ def _used_classes(q_MV: Tensor) -> Tensor | None:
     return used_V.nonzero().squeeze(-1)
 
 
+def _entries(q_MU: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Return teacher row and place among the used classes, (L,) each, of all that is not 0.
+
+    Unless the rows' classes are much the same: then all pairs of rows over all used classes are quicker.
+    """
+    row_L, place_L = q_MU.nonzero().unbind(1)
+    if _APART * len(row_L) > q_MU.numel():
+        return None
+    return row_L, place_L
+
+
+def _entry_blocks(p_NV: Tensor, used_U: Tensor, place_L: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Yield so many student rows that an entry of each stays in a cache, and their used classes, (U, rows).
+
+    One class of all rows together in memory: it is classes that are picked.
+    """
+    height = max(1, 4 * _BLOCK["cpu"] // max(1, len(place_L)))
+    for row in range(0, len(p_NV), height):
+        rows = slice(row, row + height)
+        yield rows, _at(p_NV[rows], used_U).T.contiguous()
+
+
+def _overlap_of_entries(p_NV: Tensor, q_MU: Tensor, used_U: Tensor, row_L: Tensor, place_L: Tensor) -> Tensor:
+    """Do `overlap`, looking at each teacher row's own classes alone: a minimum with 0 is 0."""
+    q_L1 = q_MU[row_L, place_L][:, None]
+    shared_MN = p_NV.new_zeros(len(q_MU), len(p_NV), dtype=torch.float64)
+    for rows, p_U in _entry_blocks(p_NV, used_U, place_L):
+        shared_MN[:, rows].index_add_(0, row_L, torch.minimum(p_U.index_select(0, place_L), q_L1).double())
+    return shared_MN.T.contiguous()
+
+
+def _pull_of_entries(
+    pull_NM: Tensor,
+    p_NV: Tensor,
+    q_MU: Tensor,
+    used_U: Tensor,
+    row_L: Tensor,
+    place_L: Tensor,
+    temperature: float,
+) -> Tensor:
+    """Do `_sparse_pull`, looking at each teacher row's own classes alone."""
+    q_L1 = q_MU[row_L, place_L][:, None]
+    gradient_NV = empty(p_NV.shape, p_NV)
+    for rows, p_U in _entry_blocks(p_NV, used_U, place_L):
+        # Where q is 0 the sign is 1, whose part of the gradient a softmax does not see: it is taken off everywhere.
+        signs_L = (p_U.index_select(0, place_L) - q_L1).sign_().sub_(1)
+        signs_L.mul_(pull_NM[rows].T.contiguous().index_select(0, row_L))
+        pulled_U = torch.zeros_like(p_U).index_add_(0, place_L, signs_L).mul_(p_U).div_(temperature)
+        torch.mul(p_NV[rows], -pulled_U.sum(0)[:, None], out=gradient_NV[rows])
+        gradient_NV[rows].index_add_(1, used_U, pulled_U.T)
+    return gradient_NV
+
+
 def row_blocks(logits_NV: Tensor) -> Iterator[slice]:
     """Yield slices of so many rows that their softmax stays in a CPU's cache."""
     height = max(1, _BLOCK.get(logits_NV.device.type, 2**18) // max(1, logits_NV.shape[1]))
@@ -204,11 +270,11 @@ def _streamed_blocks(student: _Softmax, teacher: _Softmax) -> Iterator[tuple[sli
         yield there, student.at(there), teacher.at(there), None
 
 
-def _sparse_pull(pull_NM: Tensor, p_NV: Tensor, q_MV: Tensor, used_U: Tensor, temperature: float) -> Tensor:
+def _sparse_pull(pull_NM: Tensor, p_NV: Tensor, q_MU: Tensor, used_U: Tensor, temperature: float) -> Tensor:
     """Return the logits' gradient where it comes from the classes used alone: all others only share its mean."""
     p_NU = _at(p_NV, used_U)
     # Elsewhere q is 0, and the gradient for p is Σ_m pull_nm, which a softmax does not see: it is taken off.
-    pulled_NU = distance_pull(pull_NM, p_NU, _at(q_MV, used_U)).sub_(pull_NM.sum(1, keepdim=True))
+    pulled_NU = distance_pull(pull_NM, p_NU, q_MU).sub_(pull_NM.sum(1, keepdim=True))
     pulled_NU.mul_(p_NU).div_(temperature)
     gradient_NV = p_NV * -pulled_NU.sum(-1, keepdim=True)
     return gradient_NV.index_add_(1, used_U, pulled_NU)
@@ -217,7 +283,7 @@ def _sparse_pull(pull_NM: Tensor, p_NV: Tensor, q_MV: Tensor, used_U: Tensor, te
 def _pull_to_probabilities(
     pull_NM: Tensor | None, both_NN: Tensor | None, p: Tensor, q: Tensor, used_U: Tensor | None
 ) -> Tensor:
-    """Return the gradient for p, up to a constant a row, which a softmax does not see."""
+    """Return the gradient for p, up to a constant a row, which a softmax does not see; q at the used classes only."""
     pulled = None
     if pull_NM is not None:
         if used_U is None:
@@ -225,7 +291,7 @@ def _pull_to_probabilities(
         else:
             # Elsewhere q is 0, and the gradient Σ_m pull_nm: the constant.
             pulled = torch.zeros_like(p)
-            near = distance_pull(pull_NM, _at(p, used_U), _at(q, used_U)) - pull_NM.sum(1, keepdim=True)
+            near = distance_pull(pull_NM, _at(p, used_U), q) - pull_NM.sum(1, keepdim=True)
             pulled.index_copy_(1, used_U, near)
     if both_NN is not None:
         own = distance_pull(both_NN, p, p)

@@ -244,7 +244,7 @@ class GradientWithoutTemperature(ForwardKL):
 class GradientWithoutItsMean(ReverseKL):
     def compare(self, teacher, student):
         values_N, _ = super().compare(teacher, student)
-        return values_N, student.probability_NV * log_ratio(student, teacher)
+        return values_N, student.probability_NV * sum(log_ratio(student, teacher))
 
 
 class GradientOfTheOtherKL(ForwardKL):

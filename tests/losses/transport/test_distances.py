@@ -100,6 +100,33 @@ def test_a_sparse_teachers_gradient_is_that_of_all_pairs_at_once(dtype):
     assert float((mine.double() - theirs).norm()) <= digits * float(theirs.norm())
 
 
+@pytest.mark.parametrize("block", [2**18, 2**9])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_rows_that_share_few_of_their_classes_are_looked_at_one_by_one(dtype, block, monkeypatch):
+    monkeypatch.setitem(softened._BLOCK, "cpu", block)  # all student rows at once, or a few at a time
+    teacher = sparse_teacher(30, 6000, 20, -torch.inf)
+    teacher[3, 50:90] = torch.randn(40, generator=torch.Generator().manual_seed(1))  # rows of unequal numbers
+    student = logits(7, 25, 6000, dtype).requires_grad_()
+    with torch.no_grad():
+        student[0] = student[0].where(teacher[5] == -torch.inf, teacher[5].to(dtype))
+        student[1] = teacher[5].to(dtype)  # ties, and classes that the student cannot produce
+    teacher = teacher.to(dtype)
+    looked_at = []
+    monkeypatch.setattr(softened, "overlap", lambda p, q: looked_at.append(p.shape) or overlap(p, q))
+    found, _, _ = softened_distances(student, teacher, 2.0, with_self=False, streamed=False)
+    assert not looked_at
+    reference = student.detach().double().requires_grad_()
+    expected = naive(reference, teacher, 2.0)[0]
+    exact = dtype == torch.float64
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-14 if exact else 2e-6)
+    weights = torch.rand(25, 30, generator=torch.Generator().manual_seed(1)).double()
+    (mine,) = torch.autograd.grad((found * weights.to(found.dtype)).sum(), student)
+    (theirs,) = torch.autograd.grad((expected * weights).sum(), reference)
+    assert mine.dtype == dtype
+    digits = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 1e-2}[dtype]
+    assert float((mine.double() - theirs).norm()) <= digits * float(theirs.norm())
+
+
 def test_a_teacher_that_uses_most_classes_is_computed_in_full(monkeypatch):
     looked_at = []
     monkeypatch.setattr(softened, "overlap", lambda p, q: looked_at.append(p.shape[1]) or overlap(p, q))

@@ -223,7 +223,9 @@ def large(goals: Goals, rounds: int, native: bool = False) -> dict[str, Any]:
     """A batch of 64 over a vocabulary of 50,000: goals 1, 2, 3 and 7."""
     contestants = entrants(SINKHORN, without=() if native else ("pot native",))
     if not native:
-        print("  left out, --native is not given (2 s a step, and 100 times the logits in memory): pot native")
+        print(
+            "  left out, --native is not given (2 s a step, and 100 times the logits in memory): pot native"
+        )
     times = medians(contestants, *inputs(64, 50_000), rounds)
     table("Sinkhorn, 64 rows of 50,000 classes", times)
     case, compiled = "64 x 50,000", "ours, compiled tile"

@@ -19,7 +19,10 @@ def expected_files() -> set[str]:
         ("losses", "distill/losses"),
         ("recipes", "distill/recipes"),
     ):
-        patterns = ["*.py", *{"losses": ["README.md", "*.cpp"], "recipes": ["*.yaml", "*.json"]}.get(folder, [])]
+        patterns = [
+            "*.py",
+            *{"losses": ["README.md", "*.cpp"], "recipes": ["*.yaml", "*.json"]}.get(folder, []),
+        ]
         for pattern in patterns:
             for path in (REPOSITORY / folder).rglob(pattern):
                 found.add(f"{package}/{path.relative_to(REPOSITORY / folder).as_posix()}")

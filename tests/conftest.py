@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib.metadata
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ def minilm_folder() -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_bert(tmp_path_factory: pytest.TempPathFactory, minilm_folder: Path) -> Path:
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory, minilm_folder: Path) -> Iterator[Path]:
     """A BERT of 4 layers and 32 dimensions with MiniLM's tokenizer and random weights."""
     import torch
     from transformers import AutoTokenizer, BertConfig, BertModel
@@ -50,7 +51,8 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory, minilm_folder: Path) -> 
     BertModel(config).save_pretrained(folder)
     AutoTokenizer.from_pretrained(minilm_folder).save_pretrained(folder)
     # Every training ends with a search for garbage, which takes ten times as long where it goes through all that
-    # torch, transformers and the tests hold by now. None of that is ever let go.
+    # torch, transformers and the tests hold by now. None of that is let go before the end.
     gc.collect()
     gc.freeze()
-    return folder
+    yield folder
+    gc.unfreeze()

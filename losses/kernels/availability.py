@@ -21,8 +21,8 @@ _forced: frozenset[str] | None = None
 def triton_runs_on(device: torch.device) -> bool:
     """Whether Triton's kernels run on a device: an NVIDIA GPU, not too old, with Triton, not too old, and a C compiler.
 
-    Never waits for the device, and finds out once for each. Where Triton is installed and does not do, a warning says
-    why. AMD's GPUs, which torch calls "cuda" too, are left to torch: no kernel has been tried on one. So is
+    Never waits for the device, and finds out once for each. Where Triton is installed and cannot be used, a warning
+    says why. AMD's GPUs, which torch calls "cuda" too, are left to torch: no kernel has been tried on one. So is
     everything under torch.compile, which traces what torch does.
     """
     if torch.compiler.is_compiling():

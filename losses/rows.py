@@ -226,7 +226,7 @@ class Rows:
         if self.activations is not None:
             from .features.feature_loss import positions_that_count
 
-            self.activations.check_finite(positions_that_count(self, self.activations)[0])
+            self.activations.check_finite(*positions_that_count(self, self.activations))
 
 
 def _refuse(name: str, wrong_N: Tensor, found_N: Tensor, expected: str) -> None:

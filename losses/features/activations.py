@@ -189,25 +189,33 @@ class PairedActivations:
         if tensor.device != self.mask.device:
             raise ValueError(f"{name} is on {tensor.device}, but the mask is on {self.mask.device}")
 
-    def check_finite(self, counts_ST: Tensor) -> None:
-        """Name the first tensor that holds a NaN or an infinity at a position that counts.
+    def check_finite(self, query_ST: Tensor, key_ST: Tensor) -> None:
+        """Name the first tensor that holds a NaN or an infinity where it reaches a value that counts.
+
+        Args:
+            query_ST: the positions whose value counts.
+            key_ST: the positions that they look at; their queries, keys and values are in every relation.
 
         Raises:
-            NumericsError: with model, tensor, layer and sequence. A score of −inf, where a query may not look, is fine.
+            NumericsError: with model, tensor, layer, sequence and position. A score of −inf, where a query may not
+                look, is fine.
         """
         for whose in ("student", "teacher"):
             activations = getattr(self, whose)
             for part in fields(activations):
                 for layer, tensor in getattr(activations, part.name).items():
                     if part.name == "attention":
-                        counts = counts_ST[:, None, :, None] & counts_ST[:, None, None, :]
+                        counts = query_ST[:, None, :, None] & key_ST[:, None, None, :]
                         wrong = counts & (tensor.isnan() | tensor.isposinf())
                     else:
+                        counts_ST = query_ST if part.name == "hidden" else key_ST
                         wrong = counts_ST[..., None] & ~tensor.isfinite()
                     if bool(wrong.any()):
+                        sequence, *_, position, last = wrong.nonzero()[0].tolist()
+                        looking = f" looking at {last}" if part.name == "attention" else ""
                         raise NumericsError(
-                            f"{whose}'s {part.name} of layer {layer}: sequence {int(wrong.nonzero()[0, 0])} of "
-                            f"{len(tensor)}: expected finite numbers, got {int(wrong.sum())} that are not"
+                            f"{whose}'s {part.name} of layer {layer}: sequence {sequence} of {len(tensor)}, position "
+                            f"{position}{looking}: expected finite numbers, got {int(wrong.sum())} that are not"
                         )
 
     def check_rows(self, count: int) -> None:

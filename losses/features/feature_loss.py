@@ -29,7 +29,8 @@ class FeatureLoss(Loss):
     """A loss that reads `rows.activations`.
 
     Its value for a row is the mean over the layer pairs of the mean over the row's tokens; a token of padding, or of
-    a row of weight 0, counts nowhere, whatever it holds.
+    a row of weight 0, counts nowhere, whatever it holds. Where a row is a single token, though, `AttentionMaps` and
+    `Relations` let it look at every token of its sequence, those of weight 0 among them.
 
     Attributes:
         layers: pairs of a student layer and the teacher layer it is compared with, counted from 0, or from the end
@@ -130,7 +131,7 @@ def activations_of(rows: Rows) -> PairedActivations:
 
 
 def positions_that_count(rows: Rows, activations: PairedActivations) -> tuple[Tensor, Tensor]:
-    """Return two (S, T) masks: positions whose value counts, and positions that hold a token to look at."""
+    """Return two (S, T) masks: positions whose value counts, and the tokens of their sequences, which they look at."""
     key_ST = activations.mask > 0
     counts_N = rows.weights > 0
     if activations.token is None:
@@ -139,7 +140,9 @@ def positions_that_count(rows: Rows, activations: PairedActivations) -> tuple[Te
         return query_ST, query_ST
     spoken_ST = key_ST.new_zeros(key_ST.numel())
     spoken_ST = spoken_ST.index_put((activations.token[counts_N],), counts_N.new_ones(()))
-    return spoken_ST.reshape(key_ST.shape) & key_ST, key_ST
+    query_ST = spoken_ST.reshape(key_ST.shape) & key_ST
+    # Nobody looks at a sequence in which nothing counts: it may hold NaN, and a gradient of 0 times NaN is NaN.
+    return query_ST, key_ST & query_ST.any(-1, keepdim=True)
 
 
 def computable(tensor: Tensor, counts: Tensor) -> Tensor:

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache
-from importlib.util import find_spec
 from typing import Any, Protocol
 
 import torch
@@ -21,6 +19,7 @@ from torch import Tensor
 from ..memory import empty
 from ..rows import Rows
 from ..sparse import SparseTeacher
+from .availability import triton_runs_on
 
 
 class Definition(Protocol):
@@ -34,8 +33,6 @@ _BUFFER_BYTES = {"cpu": 1 << 20}
 """What one step of the loop reads of one side: about a second-level cache on a CPU, `_LARGE` elsewhere."""
 _LARGE = 1 << 28
 _FREED_BYTES = 16 << 20
-_TRITON_DEVICES = {"cuda"}
-"""Where divergences that `triton_rows` has a kernel for run in it, if Triton is installed."""
 
 
 def row_values(loss: Definition, rows: Rows, *, overwrite: bool = False) -> Tensor:
@@ -79,8 +76,7 @@ def row_values(loss: Definition, rows: Rows, *, overwrite: bool = False) -> Tens
 
 def fill(loss: Definition, rows: Rows, gradient_NV: Tensor | None) -> Tensor:
     """Return the values, (N,), and write their derivative to gradient_NV, which may be rows.student itself."""
-    # What torch.compile traces is the loop.
-    if rows.student.device.type in _TRITON_DEVICES and _has_triton() and not torch.compiler.is_compiling():
+    if triton_runs_on(rows.student.device):
         from . import triton_rows
 
         of_kernel_N = triton_rows.fill(loss, rows, gradient_NV)
@@ -100,11 +96,6 @@ def fill(loss: Definition, rows: Rows, gradient_NV: Tensor | None) -> Tensor:
         if gradient_NV is not None:
             gradient_NV[place] = part_NV.to(gradient_NV.dtype)
     return values_N
-
-
-@cache
-def _has_triton() -> bool:
-    return find_spec("triton") is not None
 
 
 def _places(rows: Rows) -> Iterator[slice | Tensor]:

@@ -58,8 +58,8 @@ def fill(loss: Definition, rows: Rows, gradient_NV: Tensor | None) -> Tensor | N
     """Do as `dense.fill` does, without waiting for the device; return None, having done nothing, where it cannot.
 
     It can where the loss is one divergence with a function in `COMPARISONS` (or a `Total` of one such term), the
-    logits are at most float32, and the classes of a row are neighbours in memory. Where Triton turns out not to work,
-    a RuntimeWarning says so, once.
+    logits are at most float32, and the classes of a row are neighbours in memory. Where Triton does not compile the
+    kernel, a warning says so, once.
 
     Raises:
         ValueError: rows.teacher is None.
@@ -99,12 +99,11 @@ def fill(loss: Definition, rows: Rows, gradient_NV: Tensor | None) -> Tensor | N
                 BLOCK=min(BLOCK, triton.next_power_of_2(student_NV.shape[1])),
                 **OPTIONS,
             )
-    except Exception as error:  # noqa: BLE001 (no C compiler, an old Triton: each fails in its own way, before it runs)
+    # A Triton that is too new for the kernel, or too old for the GPU, shows only now, and nothing has run yet.
+    except Exception as error:  # noqa: BLE001 (every version of Triton fails in its own way)
         _works = False
         warnings.warn(
-            f"Triton does not compile the kernel of the divergences here ({type(error).__name__}: {error}); they run "
-            "in PyTorch, with the same results, slower",
-            RuntimeWarning,
+            f"no Triton kernel for the divergences, torch goes on computing them: {type(error).__name__}: {error}",
             stacklevel=2,
         )
         return None

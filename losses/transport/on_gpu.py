@@ -1,6 +1,6 @@
 """Where transport runs in kernels of its own, and their launches.
 
-As torch's operations, a small debiased loss and its gradient are seven hundred launches; here they are ten. A large
+As torch's operations, a small debiased loss and its gradient are seven hundred launches; here they are nine. A large
 one is bound by arithmetic, not by memory: a tile of pairs stays in registers. The kernels are Triton's; without it,
 and on anything else than what `runs` names, torch does the work. Nothing here waits for the device.
 
@@ -9,19 +9,15 @@ N source rows, M target rows, V columns, K rounds, R problems, Q groups, S parts
 
 from __future__ import annotations
 
-import subprocess
-import warnings
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..kernels.availability import triton_runs_on
+
 ROWS = 128
 """Rows, and columns, of a plan that one program holds in its registers."""
-
-_DEVICES = {"cuda"}
-_CAPABILITY = (8, 0)
 
 _SIDE = 16  # of a tile of pairs
 _STEP = 32  # columns that a tile looks at together: a lane each
@@ -32,40 +28,8 @@ _BLOCK = 4096  # numbers of a row that are looked at together
 
 
 def runs(*tensors: Tensor) -> bool:
-    """Whether the kernels can take these tensors, by device and precision (float32)."""
-    device = tensors[0].device
-    return (
-        device.type in _DEVICES
-        and all(tensor.dtype == torch.float32 for tensor in tensors)
-        and _has_triton()
-        and (device.type != "cuda" or _can_launch(device.index))
-    )
-
-
-@cache
-def _has_triton() -> bool:
-    try:
-        import triton  # type: ignore[import-not-found,import-untyped,unused-ignore]  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
-@cache
-def _can_launch(index: int) -> bool:
-    # AMD's GPUs go by the same name of device; the kernels have not been tried on one.
-    if torch.version.cuda is None or torch.cuda.get_device_capability(index) < _CAPABILITY:
-        return False
-    from triton.runtime import driver  # type: ignore[import-not-found,import-untyped,unused-ignore]
-
-    try:
-        _ = (
-            driver.active.utils
-        )  # built by the system's C compiler with Python's headers, which need not be there
-    except (RuntimeError, OSError, ImportError, subprocess.SubprocessError) as problem:
-        warnings.warn(f"transport losses do without their GPU kernels: {problem}", stacklevel=2)
-        return False
-    return True
+    """Whether the kernels run where these tensors are, and can take them: float32."""
+    return all(tensor.dtype == torch.float32 for tensor in tensors) and triton_runs_on(tensors[0].device)
 
 
 def _launch(name: str, grid: tuple[int, ...], *arguments: Any, warps: int = 4, **constants: Any) -> None:

@@ -430,10 +430,7 @@ def law_rows_of_weight_0(loss: Any, rows: Rows) -> None:
     sequences, positions = activations.mask.shape
     each = sequences // len(rows) if activations.token is None else 1
 
-    # A token looks at all of its sequence, tokens of weight 0 included: there must be numbers.
-    looked_at = activations.token is not None and unbuilt(loss).reads == "relations"
-
-    def longer(tensor: Tensor, fill: float = 1e3 if looked_at else math.nan) -> Tensor:
+    def longer(tensor: Tensor, fill: float = math.nan) -> Tensor:
         return torch.cat([tensor, torch.full_like(tensor[:each], fill)])
 
     more, token = 1, None
@@ -708,20 +705,21 @@ def law_nothing_counts(loss: Any, rows: Rows) -> None:
 
 
 def law_nan_shows_and_is_named(loss: Any, rows: Rows) -> None:
-    """NaN or inf in a token that counts is not passed over, and `check_finite` names model, layer and sequence."""
+    """NaN or inf in a token that counts is not passed over, and `check_finite` names the tensor and the place."""
     config, activations = unbuilt(loss), rows.activations
     query_ST, _ = positions_that_count(rows, activations)
     sequence, position = config.counted(activations, query_ST).nonzero()[-1].tolist()
     part = getattr(config, "of", (config.reads,))[0]
     pair = pairs_by_loops(config, activations.models)[-1]
     rows.check_finite()
+    place, named = (sequence, position, 0), f"position {position}"
+    if part == "attention":
+        place, named = (sequence, 0, position, position), f"{named} looking at {position}"
     for whose, layer in zip(("student", "teacher"), pair, strict=True):
         for number in (math.nan, math.inf):
             side = getattr(activations, whose)
             tensor = getattr(side, part)[layer].clone()
-            tensor[(sequence, 0, position, position) if part == "attention" else (sequence, position, 0)] = (
-                number
-            )
+            tensor[place] = number
             layers = {**getattr(side, part), layer: tensor}
             spoilt = replace(
                 rows, activations=replace(activations, **{whose: replace(side, **{part: layers})})
@@ -729,8 +727,8 @@ def law_nan_shows_and_is_named(loss: Any, rows: Rows) -> None:
             mean = float(spoilt.mean(loss(spoilt)).detach())
             if math.isfinite(mean):
                 raise LawBroken(f"{number} in the {whose}'s {part} left a mean of {mean}")
-            place = rf"{whose}'s {part} of layer {layer}: sequence {sequence} of {len(tensor)}: "
-            with pytest.raises(NumericsError, match=place):
+            expected = rf"{whose}'s {part} of layer {layer}: sequence {sequence} of {len(tensor)}, {named}: "
+            with pytest.raises(NumericsError, match=expected):
                 spoilt.check_finite()
 
 

@@ -198,6 +198,50 @@ def test_tokens_of_weight_0_get_no_gradient_of_their_own(loss):
     torch.testing.assert_close(mean, expected, rtol=1e-12, atol=0)
 
 
+@BY_TOKEN
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_a_sequence_whose_tokens_all_have_weight_0_may_hold_anything(loss, number):
+    rows = as_tokens(random_rows())
+    sequence_N = rows.activations.token // POSITIONS
+    masked = replace(rows, weight=(sequence_N != 1).double())
+    mean, gradients = mean_and_gradients(loss, masked)
+
+    def spoil(tensor: Tensor) -> Tensor:
+        tensor = tensor.clone()
+        tensor[1] = number
+        return tensor
+
+    spoilt = with_parts(with_parts(masked, "student", spoil), "teacher", spoil)
+    spoilt.check_finite()
+    found, found_gradients = mean_and_gradients(loss, spoilt)
+    assert torch.equal(found, mean)
+    for gradient, expected in zip(found_gradients, gradients, strict=True):
+        assert torch.equal(gradient, expected)
+
+
+@pytest.mark.parametrize("whose", ["student", "teacher"])
+@pytest.mark.parametrize(
+    ("loss", "part", "place", "named"),
+    [
+        (AttentionMaps(), "attention", (0, 1, 3, 2), "position 3 looking at 2"),
+        *((Relations(heads=1), part, (0, 2, 5), "position 2") for part in ("query", "key", "value")),
+    ],
+    ids=["attention", "query", "key", "value"],
+)
+def test_a_token_of_weight_0_that_others_look_at_is_named(loss, part, place, named, whose):
+    rows = as_tokens(random_rows())
+    weight = torch.ones(len(rows), dtype=torch.float64)
+    weight[2] = 0
+    rows = replace(rows, weight=weight)
+    layer = max(getattr(getattr(rows.activations, whose), part))
+    getattr(getattr(rows.activations, whose), part)[layer][place] = math.nan
+    assert rows.mean(loss(rows)).isnan()
+    with pytest.raises(
+        NumericsError, match=rf"{whose}'s {part} of layer {layer}: sequence 0 of 4, {named}: .* got 1 that"
+    ):
+        rows.check_finite()
+
+
 @pytest.mark.parametrize("whose", ["student", "teacher"])
 @pytest.mark.parametrize("part", ["hidden", "attention", "query", "key", "value"])
 @pytest.mark.parametrize("number", [math.nan, math.inf])
@@ -205,7 +249,7 @@ def test_a_number_that_is_not_finite_is_named_where_it_counts(whose, part, numbe
     rows = random_rows()
     getattr(getattr(rows.activations, whose), part)[1][2, 0, 0] = number
     with pytest.raises(
-        NumericsError, match=rf"{whose}'s {part} of layer 1: sequence 2 of 4: .* got \d+ that"
+        NumericsError, match=rf"{whose}'s {part} of layer 1: sequence 2 of 4, position 0.* got \d+ that"
     ):
         rows.check_finite()
     replace(rows, weight=torch.tensor([1.0, 1.0, 0.0, 1.0])).check_finite()

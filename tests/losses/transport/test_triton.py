@@ -1,13 +1,14 @@
-"""Transport's kernels: what they compute, in Triton's interpreter, and that they compile for a GPU without one."""
+"""What transport launches on a GPU, without one: which kernels, with what, and that they compile for it."""
 
+import json
 import os
-import re
 import subprocess
 import sys
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 import torch
+from distill.losses.kernels.availability import forced_on
 from distill.losses.transport import on_gpu
 from distill.losses.transport.manhattan import manhattan
 from distill.losses.transport.problem import TransportProblem
@@ -15,50 +16,18 @@ from distill.losses.transport.solve import solve
 
 from distill.losses import Rows, Sinkhorn
 
-CASES = Path(__file__).with_name("kernel_cases.py")
-
-try:
-    import triton
-except ImportError:
-    triton = None
-needs_triton = pytest.mark.skipif(triton is None, reason="triton is not installed")
-
-
-def run_cases(**environment: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(CASES)],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-@needs_triton
-def test_the_kernels_do_what_the_cpu_does_in_tritons_interpreter():
-    run_cases(TRITON_INTERPRET="1")
-
-
-@needs_triton
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
-def test_the_kernels_do_what_the_cpu_does_on_a_gpu():
-    run_cases(TRITON_INTERPRET="0")
-
 
 @pytest.fixture
-def launches(monkeypatch) -> list[tuple]:
+def launches(monkeypatch) -> Iterator[list[tuple]]:
     """What would be launched on a GPU: (kernel, arguments, constants). Nothing is, and results are not set."""
     found: list[tuple] = []
-    monkeypatch.setattr(on_gpu, "_DEVICES", {"cpu"})
-    monkeypatch.setattr(on_gpu, "_has_triton", lambda: True)
     monkeypatch.setattr(
         on_gpu,
         "_launch",
         lambda name, grid, *arguments, **constants: found.append((name, arguments, constants)),
     )
-    return found
+    with forced_on("cpu"):
+        yield found
 
 
 def use_every_kernel() -> None:
@@ -87,68 +56,77 @@ TYPES = {
 }
 
 
-@needs_triton
-@pytest.mark.parametrize("capability", [80, 90])
-def test_every_launch_compiles_for_a_gpu(capability, launches, monkeypatch, tmp_path):
-    """Down to machine code that adds nothing in an order of its own: a result repeats bit by bit."""
-    from distill.losses.transport import triton_kernels
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
+COMPILE = """
+import json, re, sys
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from distill.losses.transport import triton_kernels
 
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+capability, launches = json.load(sys.stdin)
+made = []
+for name, types, constants, multiples, options in launches:
+    source = ASTSource(
+        fn=getattr(triton_kernels, name),
+        signature={**types, **dict.fromkeys(constants, "constexpr")},
+        constexprs=constants,
+        attrs={(place,): [["tt.divisibility", 16]] for place in multiples},
+    )
+    built = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    orderless = re.findall(r"\\b(?:atom|red)\\..*", built.asm["ptx"])
+    made.append([name, len(built.asm["cubin"]), orderless, built.metadata.shared])
+print(json.dumps(made))
+"""
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+def test_every_launch_compiles_for_a_gpu(capability, launches, tmp_path):
+    """Down to machine code that adds nothing in an order of its own: a result repeats bit by bit."""
+    pytest.importorskip("triton", reason="Triton is not installed")
+    from distill.losses.transport import triton_kernels
+
     use_every_kernel()
-    compiled = {}
+    different = {}
     for name, arguments, constants in launches:
-        kernel = getattr(triton_kernels, name)
+        names = getattr(triton_kernels, name).arg_names
         options = {"num_warps": constants.pop("warps", 4), "enable_fp_fusion": True}
-        given = dict(zip(kernel.arg_names, arguments, strict=False))
-        assert kernel.arg_names == [*given, *constants]
+        given = dict(zip(names, arguments, strict=False))
+        assert names == [*given, *constants]
         types = {key: TYPES[getattr(value, "dtype", type(value))] for key, value in given.items()}
         # What Triton's launcher makes of a 1, a multiple of 16, and a tensor that begins at one.
         ones = {key: 1 for key, value in given.items() if type(value) is int and value == 1}
-        multiples = {
-            (place,): [["tt.divisibility", 16]]
+        multiples = [
+            place
             for place, value in enumerate(arguments)
             if isinstance(value, torch.Tensor) or (type(value) is int and value % 16 == 0)
-        }
-        key = str((name, types, ones, multiples, constants, options))
-        if key in compiled:
-            continue
-        constants = {**ones, **constants}
-        source = ASTSource(
-            fn=kernel,
-            signature={**types, **dict.fromkeys(constants, "constexpr")},
-            constexprs=constants,
-            attrs=multiples,
-        )
-        built = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-        assert built.asm["cubin"]
-        assert not re.search(r"\b(atom|red)\.", built.asm["ptx"])
-        assert built.metadata.shared <= 99 * 1024  # what the smallest of these GPUs has
-        compiled[key] = name
+        ]
+        launch = (name, types, {**ones, **constants}, multiples, options)
+        different[str(launch)] = launch
+    # A process imports Triton for its interpreter, as this one does, or for its compiler.
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILE],
+        input=json.dumps([capability, list(different.values())]),
+        env={**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    made = json.loads(done.stdout)
+    for name, size, orderless, shared in made:
+        assert size, name
+        assert not orderless, name
+        assert shared <= 99 * 1024, name  # what the smallest of these GPUs has
     kernels = {name for name, value in vars(triton_kernels).items() if hasattr(value, "arg_names")}
-    assert set(compiled.values()) == {name for name in kernels if not name.startswith("_")}
+    assert {name for name, *_ in made} == {name for name in kernels if not name.startswith("_")}
 
 
-def test_nothing_but_float32_on_a_gpu_goes_to_the_kernels(launches, monkeypatch):
+def test_nothing_but_float32_goes_to_the_kernels():
     here = torch.zeros(2, 3)
-    assert on_gpu.runs(here)
-    assert not on_gpu.runs(here, here.double())
-    monkeypatch.setattr(on_gpu, "_has_triton", lambda: False)
     assert not on_gpu.runs(here)
-    monkeypatch.undo()
-    assert not on_gpu.runs(here)
-
-
-def test_a_machine_on_which_triton_cannot_launch_does_without_and_says_so(monkeypatch):
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (7, 5))
-    assert not on_gpu._can_launch.__wrapped__(0)
-    if triton is None or torch.cuda.is_available():
-        return
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
-    with pytest.warns(UserWarning, match="transport losses do without their GPU kernels: "):
-        assert not on_gpu._can_launch.__wrapped__(0)
+    with forced_on("cpu"):
+        assert on_gpu.runs(here)
+        assert not on_gpu.runs(here, here.double())
 
 
 def test_no_matrix_of_all_pairs_and_all_columns_is_ever_made(launches):

@@ -49,7 +49,7 @@ class Softmax:
             self.largest_N1,
         )
 
-    def select(self, index_M: Tensor) -> Softmax:
+    def select(self, index_M: Tensor | slice) -> Softmax:
         """Return the rows at index, in that order."""
         return Softmax(
             self.logits_NV[index_M],

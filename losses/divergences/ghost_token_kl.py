@@ -101,20 +101,18 @@ def _merged(
     log_rest_q_N1 = divisor_N1.log()
     slope_NV = others_NV * (1 - rest_p_N1 / divisor_N1)
     place_M = _rows_where((rest_q_N1 < least) & (rest_p_N1 > 0))
-    if len(place_M):
-        log_rest_q_M1, share_MV = _among_the_others(
+    # In place, here and below: no derivative needs what was there.
+    if place_M is not None:
+        log_rest_q_N1[place_M], share_MV = _among_the_others(
             index_NK[place_M], kept_NK[place_M], student.select(place_M)
         )
-        log_rest_q_N1 = log_rest_q_N1.index_copy(0, place_M, log_rest_q_M1)
-        slope_MV = others_NV[place_M] - share_MV * rest_p_N1[place_M]
-        slope_NV = slope_NV.index_copy(0, place_M, slope_MV)
+        slope_NV[place_M] = others_NV[place_M] - share_MV * rest_p_N1[place_M]
     log_rest_ratio_N1 = at_least_tiny(rest_p_N1).log() - log_rest_q_N1
     values_N = excess(
         torch.cat([p_NK, rest_p_N1], -1),
         torch.cat([q_NK, rest_q_N1], -1),
         torch.cat([log_ratio_NK * kept_NK, log_rest_ratio_N1], -1),
     ).sum(-1)
-    # In place: no derivative needs the product that was there.
     return values_N, slope_NV.scatter_add_(-1, index_NK, q_NK - p_NK)
 
 
@@ -124,13 +122,12 @@ def _without(p_NV: Tensor, index_NK: Tensor, kept_NK: Tensor) -> Tensor:
     return p_NV * p_NV.new_ones(p_NV.shape).scatter_add_(-1, index_NK, -kept_NK)
 
 
-def _rows_where(condition_N1: Tensor) -> Tensor:
-    """Return the rows that the condition holds for, (M,); all rows off the CPU, where the answer would be waited for."""
-    import torch
-
+def _rows_where(condition_N1: Tensor) -> Tensor | slice | None:
+    """Return the rows that the condition holds for, (M,), or None; off the CPU, where that would be waited for, all."""
     if condition_N1.device.type != "cpu":
-        return torch.arange(len(condition_N1), device=condition_N1.device)
-    return condition_N1.squeeze(-1).nonzero().squeeze(-1)
+        return slice(None)
+    place_M = condition_N1.squeeze(-1).nonzero().squeeze(-1)
+    return place_M if len(place_M) else None
 
 
 def _among_the_others(index_NK: Tensor, kept_NK: Tensor, student: Softmax) -> tuple[Tensor, Tensor]:

@@ -25,9 +25,9 @@ def head(p_NV: Tensor, q_NV: Tensor, least_N1: Tensor, members_N1: Tensor) -> Te
         return in_head_NV
     p_MV, q_MV, least_M1 = p_NV[place_M], q_NV[place_M].detach(), least_N1[place_M]
     above_MV = p_MV > least_M1
-    wanted_M1 = members_N1[place_M] - above_MV.sum(-1, keepdim=True)
+    wanted_M1 = (members_N1[place_M] - above_MV.sum(-1, keepdim=True)).clamp(min=1)
     rank_MV = q_MV.where(p_MV == least_M1, -1.0)
-    cut_M1 = rank_MV.sort(descending=True).values.gather(-1, (wanted_M1 - 1).clamp(min=0))
+    cut_M1 = rank_MV.topk(int(wanted_M1.amax())).values.gather(-1, wanted_M1 - 1)
     first_MV = above_MV | ((rank_MV >= cut_M1) & (rank_MV >= 0))
     return in_head_NV.index_copy(0, place_M, first_MV.to(p_NV.dtype))
 

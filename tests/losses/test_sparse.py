@@ -101,7 +101,7 @@ def test_looking_at_the_numbers_changes_nothing_but_the_time(gap, monkeypatch):
         return derivatives(lambda leaf: GhostTokenKL()(Rows(student=leaf, sparse=kept)), student)
 
     looked = found()
-    monkeypatch.setattr(ghost_token_kl, "_rows_where", lambda condition: torch.arange(len(condition)))
+    monkeypatch.setattr(ghost_token_kl, "_rows_where", lambda condition: slice(None))
     for mine, theirs in zip(looked, found(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-11, atol=1e-13)
 

@@ -29,13 +29,16 @@ import torch
 import torch.nn.functional as F
 from distill.losses.kernels.dense import row_values
 from distill.losses.kernels.fused_linear import Projection, fused_linear_mean
+from distill.losses.sparse import SparseTeacher, most_likely
 from measuring import Goals, in_fresh_process, peak_beyond
 
 from distill.environment import describe_environment
-from distill.losses import ForwardKL, JensenShannon, Labels, ReverseKL, Rows
+from distill.losses import ForwardKL, GhostTokenKL, JensenShannon, Labels, ReverseKL, Rows, SampledTargets
 
 OURS = {"forward_kl": ForwardKL(), "reverse_kl": ReverseKL(), "jensen_shannon": JensenShannon()}
+OF_STORED = {"ghost_token_kl": GhostTokenKL(), "sampled_targets": SampledTargets()}
 HIDDEN, TEACHER_HIDDEN = 256, 512
+KEPT = 64
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ class Inputs:
     student_VH: torch.Tensor
     teacher_NH: torch.Tensor
     teacher_VH: torch.Tensor
+    stored: SparseTeacher
+    label_N: torch.Tensor
 
 
 def make_inputs(rows: int, vocabulary: int, *, fused: bool) -> Inputs:
@@ -60,14 +65,12 @@ def make_inputs(rows: int, vocabulary: int, *, fused: bool) -> Inputs:
     dense_rows, fused_rows = (1, rows) if fused else (rows, 1)
     student_NV, teacher_NV = 3 * random(dense_rows, vocabulary), 3 * random(dense_rows, vocabulary)
     width = vocabulary if fused else 1
-    return Inputs(
-        student_NV,
-        teacher_NV,
-        random(fused_rows, HIDDEN),
-        3 * random(width, HIDDEN) / HIDDEN**0.5,
-        random(fused_rows, TEACHER_HIDDEN),
-        3 * random(width, TEACHER_HIDDEN) / TEACHER_HIDDEN**0.5,
-    )
+    student_NH, student_VH = random(fused_rows, HIDDEN), 3 * random(width, HIDDEN) / HIDDEN**0.5
+    teacher_NH = random(fused_rows, TEACHER_HIDDEN)
+    teacher_VH = 3 * random(width, TEACHER_HIDDEN) / TEACHER_HIDDEN**0.5
+    stored = most_likely(teacher_NH @ teacher_VH.T if fused else teacher_NV, kept=KEPT)
+    label_N = torch.randint(vocabulary, (rows,), generator=generator)
+    return Inputs(student_NV, teacher_NV, student_NH, student_VH, teacher_NH, teacher_VH, stored, label_N)
 
 
 # Plain PyTorch, as a training script writes it.
@@ -96,20 +99,28 @@ PLAIN = {
     "reverse_kl": plain_reverse_kl,
     "jensen_shannon": plain_jensen_shannon,
 }
+
+
+def plain_gather(student_NV: torch.Tensor, stored: SparseTeacher) -> torch.Tensor:
+    """KL over the stored classes, the others left out."""
+    log_q_NK = student_NV.log_softmax(-1).gather(-1, stored.index)
+    return F.kl_div(log_q_NK, stored.probability, reduction="batchmean")
+
+
 Run = Callable[[Inputs], None]
 
 
-def on_logits(loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], *, destroys: bool = False) -> Run:
-    """Forward and backward to the student's logits."""
+def on_logits(loss: Callable[..., torch.Tensor], takes: str = "teacher_NV", *, destroys: bool = False) -> Run:
+    """Forward and backward to the student's logits, of a loss that takes them and one more of the inputs."""
 
     def run(inputs: Inputs) -> None:
         leaf = inputs.student_NV.detach().requires_grad_()
         if destroys:
             # What a model's output is: not a leaf, and of no other use.
             hook = leaf.view_as(leaf)
-            loss(hook, inputs.teacher_NV).backward()
+            loss(hook, getattr(inputs, takes)).backward()
         else:
-            loss(leaf, inputs.teacher_NV).backward()
+            loss(leaf, getattr(inputs, takes)).backward()
 
     return run
 
@@ -122,6 +133,16 @@ def ours_on_logits(name: str, *, overwrite: bool) -> Run:
         return rows.mean(row_values(OURS[name], rows, overwrite=overwrite))
 
     return on_logits(loss, destroys=overwrite)
+
+
+def ours_on_stored(name: str) -> Run:
+    """The same loop, with what was stored of the teacher."""
+
+    def loss(student_NV: torch.Tensor, stored: SparseTeacher) -> torch.Tensor:
+        rows = Rows(student=student_NV, sparse=stored)
+        return rows.mean(row_values(OF_STORED[name], rows))
+
+    return on_logits(loss, "stored")
 
 
 def compiled(name: str) -> Run:
@@ -144,13 +165,15 @@ def torchtune_forward_kl() -> Run:
     return on_logits(lambda s, t: loss(s, t, torch.zeros(len(s), dtype=torch.long)))
 
 
-def on_hidden_states(loss: Callable[..., torch.Tensor]) -> Run:
-    """Forward and backward to the student's hidden states and output matrix."""
+def on_hidden_states(
+    loss: Callable[..., torch.Tensor], takes: tuple[str, ...] = ("teacher_NH", "teacher_VH")
+) -> Run:
+    """Forward and backward to the student's hidden states and output matrix, of a loss that takes more of the inputs."""
 
     def run(inputs: Inputs) -> None:
         hidden = inputs.student_NH.detach().requires_grad_()
         matrix = inputs.student_VH.detach().requires_grad_()
-        loss(hidden, matrix, inputs.teacher_NH, inputs.teacher_VH).backward()
+        loss(hidden, matrix, *(getattr(inputs, name) for name in takes)).backward()
 
     return run
 
@@ -182,6 +205,15 @@ def ours_fused(name: str) -> Run:
         return fused_linear_mean(OURS[name], Projection(hidden, matrix), teacher)
 
     return on_hidden_states(loss)
+
+
+def ours_fused_on_stored(name: str) -> Run:
+    """The same loop, with what was stored of the teacher."""
+
+    def loss(hidden, matrix, stored):
+        return fused_linear_mean(OF_STORED[name], Projection(hidden, matrix), stored)
+
+    return on_hidden_states(loss, ("stored",))
 
 
 def liger_fused_jensen_shannon(*, compile_it: bool) -> Run:
@@ -219,6 +251,21 @@ CONTESTANTS[FUSED + "jensen_shannon"] |= {
     "liger-kernel": lambda: liger_fused_jensen_shannon(compile_it=False),
     "liger-kernel, compiled": lambda: liger_fused_jensen_shannon(compile_it=True),
 }
+for _name in OF_STORED:
+    CONTESTANTS[_name] = {
+        "plain PyTorch, gathering": lambda: on_logits(plain_gather, "stored"),
+        "ours": lambda name=_name: ours_on_stored(name),
+    }
+    CONTESTANTS[FUSED + _name] = {
+        "plain PyTorch, the teacher run for its forward KL": lambda: plain_fused("forward_kl"),
+        "plain PyTorch, cross-entropy of labels": lambda: on_hidden_states(
+            lambda hidden, matrix, label: F.cross_entropy(hidden @ matrix.T, label), ("label_N",)
+        ),
+        "plain PyTorch, gathering": lambda: on_hidden_states(
+            lambda hidden, matrix, stored: plain_gather(hidden @ matrix.T, stored), ("stored",)
+        ),
+        "ours": lambda name=_name: ours_fused_on_stored(name),
+    }
 
 # (loss, contestant, whose figure is divided by ours, what it must be at least); times.
 AT_LEAST = [
@@ -227,12 +274,14 @@ AT_LEAST = [
     ("jensen_shannon", "trl", 10.0),
     (FUSED + "jensen_shannon", "liger-kernel", 1.0),
     (FUSED + "jensen_shannon", "liger-kernel, compiled", 1.0),
+    *((FUSED + name, "plain PyTorch, the teacher run for its forward KL", 2.4) for name in OF_STORED),
 ]
 # Ours divided by the contestant's, what it must be at most; times.
 AT_MOST = [
     ("forward_kl", "torch.compile", 1.15),
     (FUSED + "forward_kl", "matrix products alone", 1.15),
     (FUSED + "jensen_shannon", "matrix products alone", 1.25),
+    *((FUSED + name, "plain PyTorch, cross-entropy of labels", 1.0) for name in OF_STORED),
 ]
 # Peak memory, in matrices of rows × vocabulary.
 MEMORY = [
@@ -243,6 +292,8 @@ MEMORY = [
     ("jensen_shannon", "ours, overwriting", 0.15),
     (FUSED + "forward_kl", "ours", 0.4),
     (FUSED + "jensen_shannon", "ours", 0.4),
+    *((name, "ours", 1.15) for name in OF_STORED),
+    *((FUSED + name, "ours", 0.4) for name in OF_STORED),
 ]
 
 

@@ -40,6 +40,24 @@ class Softmax:
         """Log softmax, finite."""
         return self.logits_NV + self.offset_N1
 
+    def at(self, index_NK: Tensor) -> Softmax:
+        """Return the same with K classes a row alone, in that order."""
+        return Softmax(
+            self.logits_NV.gather(-1, index_NK),
+            self.top_N1,
+            self.probability_NV.gather(-1, index_NK),
+            self.largest_N1,
+        )
+
+    def select(self, index_M: Tensor | slice) -> Softmax:
+        """Return the rows at index, in that order."""
+        return Softmax(
+            self.logits_NV[index_M],
+            self.top_N1[index_M],
+            self.probability_NV[index_M],
+            self.largest_N1[index_M],
+        )
+
 
 def softmax(logits_NV: Tensor, temperature: float) -> Softmax:
     """Return the softmax of logits / temperature over classes."""

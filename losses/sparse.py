@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .precision import wide
 from .softmax import softmax
 
 if TYPE_CHECKING:
@@ -67,8 +68,8 @@ class SparseTeacher:
 
 
 def most_likely(logits_NV: Tensor, *, kept: int, temperature: float = 1.0) -> SparseTeacher:
-    """Return each row's `kept` most likely classes (all of them, if there are fewer)."""
-    top = softmax(logits_NV.detach(), temperature).probability_NV.topk(min(kept, logits_NV.shape[1]))
+    """Return each row's `kept` most likely classes (all of them, if there are fewer), in float32 at least."""
+    top = softmax(wide(logits_NV.detach()), temperature).probability_NV.topk(min(kept, logits_NV.shape[1]))
     return SparseTeacher(top.indices, top.values)
 
 
@@ -92,7 +93,7 @@ def sampled(
 
     # In parts: the running sums are float64 matrices as wide as the vocabulary.
     parts = [
-        _draw(softmax(part_NV, temperature).probability_NV, samples, power, generator)
+        _draw(softmax(wide(part_NV), temperature).probability_NV, samples, power, generator)
         for part_NV in (
             logits_NV.detach()[start : start + _ROWS] for start in range(0, max(len(logits_NV), 1), _ROWS)
         )

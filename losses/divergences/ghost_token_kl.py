@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Literal
 from ..ranges import count
 from ..softmax import Softmax, log_ratio, softmax
 from .divergence import Divergence
-from .head import head
-from .relative_entropy import relative_entropy_of_parts
+from .head import classes_of_head
+from .relative_entropy import excess
+from .steps import at_least_tiny
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,49 +63,80 @@ class GhostTokenKL(Divergence):
 
     def differentiate(self, rows: Rows) -> tuple[Tensor, Tensor]:
         """Return the KL of the merged distributions, (N,), and q − p on kept classes, q·(1 − Rp/Rq) on merged ones."""
-        student = softmax(rows.student_logits(), self.temperature)
         if rows.sparse is None:
-            teacher = softmax(rows.teacher_logits(), self.temperature)
-            return self.scaled(*self.compare(teacher, student))
+            return super().differentiate(rows)
         sparse = rows.sparse_teacher()
         index_NK, p_NK = sparse.index, sparse.probability
-        nothing_NV = student.probability_NV.new_zeros(student.probability_NV.shape)
-        # Padding is added at class 0 as a 0; clamped logarithms are multiplied by it.
-        kept_NV = nothing_NV.scatter_add(-1, index_NK, (p_NK > 0).to(p_NK.dtype))
-        p_NV = nothing_NV.scatter_add(-1, index_NK, p_NK)
-        log_p_NK = p_NK.clamp(min=1e-37).log().where(p_NK > 0, 0.0)
-        log_p_NV = nothing_NV.scatter_add(-1, index_NK, log_p_NK)
+        student = softmax(rows.student_logits(), self.temperature)
+        log_ratio_NK = at_least_tiny(p_NK).log() - student.at(index_NK).log_probability_NV
+        rest_p_N1 = (1 - p_NK.sum(-1, keepdim=True)).clamp(min=0)
         # Where every class is kept, what rounding leaves of the mass has nowhere to be.
-        others_N1 = (kept_NV.sum(-1, keepdim=True) < kept_NV.shape[1]).to(p_NK.dtype)
-        rest_N1 = (1 - p_NK.sum(-1, keepdim=True)).clamp(min=0) * others_N1
-        return self.scaled(*_merged(kept_NV, p_NV, log_p_NV - student.log_probability_NV, rest_N1, student))
+        some_left_N1 = (p_NK > 0).sum(-1, keepdim=True) < student.probability_NV.shape[1]
+        return self.scaled(*_merged(index_NK, p_NK, log_ratio_NK, rest_p_N1 * some_left_N1, student))
 
     def compare(self, teacher: Softmax, student: Softmax) -> tuple[Tensor, Tensor]:
         """Return the same, of a whole teacher."""
         p_NV = teacher.probability_NV
-        members = min(self.kept, p_NV.shape[1])
-        least_N1 = p_NV.topk(members).values[:, -1:]
-        kept_NV = head(
-            p_NV, student.probability_NV, least_N1, least_N1.new_full(least_N1.shape, members).long()
-        )
-        kept_p_NV = p_NV * kept_NV
-        rest_N1 = (p_NV - kept_p_NV).sum(-1, keepdim=True)
-        log_ratio_NV, offset_N1 = log_ratio(teacher, student)
-        return _merged(kept_NV, kept_p_NV, log_ratio_NV + offset_N1, rest_N1, student)
+        index_NK, kept_NK = classes_of_head(p_NV, student.probability_NV, self.kept)
+        kept = teacher.at(index_NK)
+        p_NK = kept.probability_NV * kept_NK
+        log_ratio_NK, offset_N1 = log_ratio(kept, student.at(index_NK))
+        rest_p_N1 = _without(p_NV, index_NK, kept_NK).sum(-1, keepdim=True)
+        return _merged(index_NK, p_NK, log_ratio_NK + offset_N1, rest_p_N1, student)
 
 
 def _merged(
-    kept_NV: Tensor, p_NV: Tensor, log_ratio_NV: Tensor, rest_p_N1: Tensor, student: Softmax
+    index_NK: Tensor, p_NK: Tensor, log_ratio_NK: Tensor, rest_p_N1: Tensor, student: Softmax
 ) -> tuple[Tensor, Tensor]:
-    """The one definition. kept_NV is 1 or 0; p_NV is 0 and log_ratio_NV anything finite where it is 0."""
-    q_NV = student.probability_NV
-    # The student among the merged classes alone: their logarithm stays right where their probabilities underflow.
-    others_NV = student.logits_NV - _OUT * kept_NV
+    """The one definition. Where p_NK is 0 there is padding: any class, and anything finite for log_ratio_NK."""
+    import torch
+
+    kept_NK = (p_NK > 0).to(p_NK.dtype)
+    q_NK = student.probability_NV.gather(-1, index_NK) * kept_NK
+    others_NV = _without(student.probability_NV, index_NK, kept_NK)
+    rest_q_N1 = others_NV.sum(-1, keepdim=True)
+    least = torch.finfo(rest_q_N1.dtype).tiny ** 0.5
+    # What is below, underflow has taken digits from, and the second derivative divides by the square.
+    divisor_N1 = rest_q_N1.clamp(min=least)
+    log_rest_q_N1 = divisor_N1.log()
+    slope_NV = others_NV * (1 - rest_p_N1 / divisor_N1)
+    place_M = _rows_where((rest_q_N1 < least) & (rest_p_N1 > 0))
+    # In place, here and below: no derivative needs what was there.
+    if place_M is not None:
+        log_rest_q_N1[place_M], share_MV = _among_the_others(
+            index_NK[place_M], kept_NK[place_M], student.select(place_M)
+        )
+        slope_NV[place_M] = others_NV[place_M] - share_MV * rest_p_N1[place_M]
+    log_rest_ratio_N1 = at_least_tiny(rest_p_N1).log() - log_rest_q_N1
+    values_N = excess(
+        torch.cat([p_NK, rest_p_N1], -1),
+        torch.cat([q_NK, rest_q_N1], -1),
+        torch.cat([log_ratio_NK * kept_NK, log_rest_ratio_N1], -1),
+    ).sum(-1)
+    return values_N, slope_NV.scatter_add_(-1, index_NK, q_NK - p_NK)
+
+
+def _without(p_NV: Tensor, index_NK: Tensor, kept_NK: Tensor) -> Tensor:
+    """Return p with 0 for the kept classes. What is summed over the others then has not lost a digit to the kept ones."""
+    # Not by p − p: where the others are small their derivatives are large, and p's own would be lost beside them.
+    return p_NV * p_NV.new_ones(p_NV.shape).scatter_add_(-1, index_NK, -kept_NK)
+
+
+def _rows_where(condition_N1: Tensor) -> Tensor | slice | None:
+    """Return the rows that the condition holds for, (M,), or None; off the CPU, where that would be waited for, all."""
+    if condition_N1.device.type != "cpu":
+        return slice(None)
+    place_M = condition_N1.squeeze(-1).nonzero().squeeze(-1)
+    return place_M if len(place_M) else None
+
+
+def _among_the_others(index_NK: Tensor, kept_NK: Tensor, student: Softmax) -> tuple[Tensor, Tensor]:
+    """Return log Σ_merged q, (N, 1), and q / Σ_merged q, (N, V), which is 0 for kept classes.
+
+    By a softmax of their own, which is right where their probabilities underflow in that of all classes.
+    """
+    others_NV = student.logits_NV.scatter_add(-1, index_NK, -_OUT * kept_NK)
     top_N1 = others_NV.amax(-1, keepdim=True)
-    others_NV = (others_NV - top_N1).softmax(-1)
-    log_rest_q_N1 = (top_N1 - student.top_N1) + (student.largest_N1 / others_NV.amax(-1, keepdim=True)).log()
-    rest_q_N1 = log_rest_q_N1.exp()
-    log_rest_ratio_N1 = rest_p_N1.clamp(min=1e-37).log() - log_rest_q_N1
-    values_N = relative_entropy_of_parts(p_NV, q_NV * kept_NV, log_ratio_NV * kept_NV)
-    values_N = values_N + relative_entropy_of_parts(rest_p_N1, rest_q_N1, log_rest_ratio_N1)
-    return values_N, q_NV - p_NV - others_NV * rest_p_N1
+    share_NV = (others_NV - top_N1).softmax(-1)
+    normaliser_N1 = (student.largest_N1 / share_NV.amax(-1, keepdim=True)).log()
+    return (top_N1 - student.top_N1) + normaliser_N1, share_NV

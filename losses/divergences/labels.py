@@ -65,14 +65,14 @@ class Labels(RowWise):
             raise ValueError("Labels compares with gold labels, but rows.label is None")
         logits_NV = rows.student_logits()
         student = softmax(logits_NV, 1.0)
-        log_q_NV, q_NV = student.log_probability_NV, student.probability_NV
+        q_NV = student.probability_NV
         label_N1 = rows.label.long().where(rows.weights > 0, 0).unsqueeze(-1)
-        values_N = -log_q_NV.gather(-1, label_N1).squeeze(-1)
+        values_N = -student.at(label_N1).log_probability_NV.squeeze(-1)
         kept = 1 - self.smoothing
         slope_NV = q_NV.scatter_add(-1, label_N1, q_NV.new_full(label_N1.shape, -kept))
         if self.smoothing:
             possible_NV = (logits_NV > float("-inf")).to(q_NV.dtype)
             even_NV = possible_NV / possible_NV.sum(-1, keepdim=True)
-            values_N = kept * values_N - self.smoothing * (log_q_NV * even_NV).sum(-1)
+            values_N = kept * values_N - self.smoothing * (student.log_probability_NV * even_NV).sum(-1)
             slope_NV = slope_NV - self.smoothing * even_NV
         return values_N, slope_NV

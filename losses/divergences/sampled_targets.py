@@ -13,6 +13,7 @@ from ..softmax import softmax
 from ..sparse import sampled
 from .divergence import Tempered
 from .relative_entropy import excess
+from .steps import at_least_tiny
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,14 +82,15 @@ class SampledTargets(Tempered):
         sparse = self._drawn(rows).sparse_teacher()
         index_NK, p_NK = sparse.index, sparse.probability
         student = softmax(rows.student_logits(), self.temperature)
-        q_NV = student.probability_NV
         drawn_NK = (p_NK > 0).to(p_NK.dtype)
-        log_ratio_NK = p_NK.clamp(min=1e-37).log() - student.log_probability_NV.gather(-1, index_NK)
-        q_NK = q_NV.gather(-1, index_NK) * drawn_NK
+        drawn = student.at(index_NK)
+        log_ratio_NK = at_least_tiny(p_NK).log() - drawn.log_probability_NV
+        q_NK = drawn.probability_NV * drawn_NK
         missed_N = (1 - q_NK.sum(-1)).clamp(min=0)
         values_N = excess(p_NK, q_NK, log_ratio_NK * drawn_NK).sum(-1) + missed_N
-        slope_NV = (q_NV * p_NK.sum(-1, keepdim=True)).scatter_add(-1, index_NK, -p_NK)
-        return self.scaled(values_N, slope_NV)
+        slope_NV = student.probability_NV * p_NK.sum(-1, keepdim=True)
+        # In place: no derivative needs the product that was there.
+        return self.scaled(values_N, slope_NV.scatter_add_(-1, index_NK, -p_NK))
 
     def _drawn(self, rows: Rows) -> Rows:
         if rows.sparse is not None:

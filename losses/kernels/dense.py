@@ -101,7 +101,9 @@ def fill(loss: Definition, rows: Rows, gradient_NV: Tensor | None) -> Tensor:
 def _places(rows: Rows) -> Iterator[slice | Tensor]:
     """Cut the rows that count into parts of one buffer each."""
     row_bytes = rows.student.shape[1] * max(rows.student.element_size(), 4)
-    step = max(_BUFFER_BYTES.get(rows.student.device.type, _LARGE) // row_bytes, 1)
+    room = _BUFFER_BYTES.get(rows.student.device.type, _LARGE)
+    # Where there is one side, a step has room for two steps' rows.
+    step = max((2 * room if rows.teacher is None else room) // row_bytes, 1)
     counted_K = None if rows.weight is None else (rows.weight > 0).nonzero().squeeze(-1)
     for start in range(0, len(rows) if counted_K is None else len(counted_K), step):
         part = slice(start, start + step)

@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from distill.losses.divergences import ghost_token_kl
+from distill.losses.divergences.head import classes_of_head, head
 from distill.losses.sparse import most_likely, sampled
 
 from distill.losses import ForwardKL, GhostTokenKL, Rows, SampledTargets, SparseTeacher
@@ -49,6 +51,101 @@ def test_padding_counts_for_nothing_whatever_class_it_names():
         torch.testing.assert_close(
             gradient(loss, with_padding), gradient(loss, plain), rtol=1e-12, atol=1e-15
         )
+
+
+def plain_ghost_token(student: torch.Tensor, sparse: SparseTeacher) -> torch.Tensor:
+    """The definition on logarithms, for distinct classes of positive probability."""
+    log_q = student.log_softmax(-1)
+    rest_p = 1 - sparse.probability.sum(-1)
+    others = torch.zeros_like(student).scatter(-1, sparse.index, -torch.inf)
+    log_rest_q = (log_q + others).logsumexp(-1)
+    p = sparse.probability
+    return (p * (p.log() - log_q.gather(-1, sparse.index))).sum(-1) + rest_p * (rest_p.log() - log_rest_q)
+
+
+def derivatives(loss, student: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Value, gradient, and the derivative of the gradient along a direction."""
+    leaf = student.clone().requires_grad_()
+    values = loss(leaf)
+    (pull,) = torch.autograd.grad(values.sum(), leaf, create_graph=True)
+    direction = torch.linspace(-1, 1, student.numel(), dtype=student.dtype).view_as(student)
+    (bend,) = torch.autograd.grad((pull * direction).sum(), leaf)
+    return values.detach(), pull.detach(), bend
+
+
+# Of the merged classes: how far below the kept ones. 40 nats: their sum has all its digits in float32. 50: its square has
+# not. 100: it has lost some. 120, and 800 in float64: nothing is left of it.
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("gap", [0, 40, 50, 100, 120, 800])
+def test_a_student_sure_of_the_kept_classes_is_pulled_back(gap, dtype):
+    student, teacher = random_logits()
+    kept = most_likely(teacher, kept=5)
+    student = (student - gap).scatter(-1, kept.index, student.gather(-1, kept.index)).to(dtype)
+    sparse = SparseTeacher(kept.index, kept.probability.to(dtype))
+    ours = derivatives(lambda leaf: GhostTokenKL()(Rows(student=leaf, sparse=sparse)), student)
+    exact = SparseTeacher(kept.index, sparse.probability.double())
+    right = derivatives(lambda leaf: plain_ghost_token(leaf, exact), student.double())
+    rtol = 1e-4 if dtype == torch.float32 else 1e-11
+    for mine, theirs in zip(ours, right, strict=True):
+        torch.testing.assert_close(mine.double(), theirs, rtol=rtol, atol=rtol / 100)
+
+
+@pytest.mark.parametrize("gap", [0, 50, 800])
+def test_looking_at_the_numbers_changes_nothing_but_the_time(gap, monkeypatch):
+    student, teacher = random_logits()
+    kept = most_likely(teacher, kept=5)
+    student[::2] -= gap
+    student = student.scatter(-1, kept.index, random_logits()[0].gather(-1, kept.index))
+
+    def found() -> tuple[torch.Tensor, ...]:
+        return derivatives(lambda leaf: GhostTokenKL()(Rows(student=leaf, sparse=kept)), student)
+
+    looked = found()
+    monkeypatch.setattr(ghost_token_kl, "_rows_where", lambda condition: slice(None))
+    for mine, theirs in zip(looked, found(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-11, atol=1e-13)
+
+
+def test_a_teacher_of_which_nothing_was_kept_asks_for_nothing():
+    student, _ = random_logits()
+    nothing = SparseTeacher(torch.zeros(6, 3, dtype=torch.long), torch.zeros(6, 3))
+    values, pull, bend = derivatives(lambda leaf: GhostTokenKL()(Rows(student=leaf, sparse=nothing)), student)
+    for found in (values, pull, bend):
+        torch.testing.assert_close(found, torch.zeros_like(found), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kept", [1, 3, 7, 12])
+def test_the_numbers_of_tied_classes_do_not_matter(kept):
+    generator = torch.Generator().manual_seed(4)
+    student, teacher = torch.randint(-2, 3, (2, 50, 12), generator=generator).double()
+    order = torch.randperm(12, generator=generator)
+    loss = GhostTokenKL(kept=kept)
+    rows = Rows(student=student, teacher=teacher)
+    moved = Rows(student=student[:, order], teacher=teacher[:, order])
+    torch.testing.assert_close(loss(moved), loss(rows), rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(gradient(loss, moved), gradient(loss, rows)[:, order], rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("kept", [1, 3, 7, 12, 20])
+def test_the_classes_of_the_head_are_those_that_the_head_is_made_of(kept):
+    generator = torch.Generator().manual_seed(5)
+    q, p = torch.randint(-2, 3, (2, 50, 12), generator=generator).double().softmax(-1)
+    p[:, 3] = 0
+    index, in_head = classes_of_head(p, q, kept)
+    members = min(kept, 12)
+    least = p.topk(members).values[:, -1:]
+    expected = head(p, q, least, torch.full((50, 1), members)) * (p > 0)
+    assert torch.equal(torch.zeros_like(p).scatter_add(-1, index, in_head) * (p > 0), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_probabilities_of_half_precision_logits_are_float32(dtype):
+    logits = torch.tensor([[6e4, 5.9e4, -6e4], [0.3, 0.1, 0.2]], dtype=dtype)
+    for found in (most_likely(logits, kept=2), sampled(logits, samples=2)):
+        assert found.probability.dtype == torch.float32
+    torch.testing.assert_close(
+        most_likely(logits, kept=3).probability[1], logits.double().softmax(-1)[1, [0, 2, 1]].float()
+    )
 
 
 @pytest.mark.parametrize("power", [1.0, 0.5])

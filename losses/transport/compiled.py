@@ -1,10 +1,11 @@
-"""The L1 distances' inner loops in C++, compiled where they run, for whoever asks for it.
+"""The inner loops of L1 distances and of Sinkhorn's rounds in C++, compiled where they run, for whoever asks for it.
 
-Torch can only make every |p − q| of a tile and then add them up; a compiler keeps the sums in registers. The library
-is plain C functions on pointers, called by ctypes: without torch's headers it takes a second to compile, and it
-depends neither on torch's version nor on Python's. It is speed and nothing else, so no loss has a field for it.
+Torch can only make every |p − q| of a tile and then add them up; a compiler keeps the sums in registers. And the
+rounds over a few rows are some microseconds of arithmetic in a hundred calls of NumPy. The library is plain C
+functions on pointers, called by ctypes: without torch's headers it takes a second to compile, and it depends neither
+on torch's version nor on Python's. It is speed and nothing else, so no loss has a field for it.
 
-N source rows, M target rows, V columns.
+N source rows, M target rows, V columns, K rounds.
 """
 
 from __future__ import annotations
@@ -21,48 +22,69 @@ import threading
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy
 import torch
 from torch import Tensor
 
 from ..memory import empty
 
-_SOURCE = Path(__file__).with_name("l1_tile.cpp")
+_FOLDER = Path(__file__).parent
+_SOURCES, _HEADER = ("manhattan.cpp", "rounds.cpp"), "lanes.h"
 _COMPILERS = ("c++", "g++", "clang++")
 _FLAGS = ("-std=c++17", "-O3", "-shared", "-fPIC", "-pthread")
 _FOR_THIS_PROCESSOR = (("-march=native",), ("-mcpu=native",), ())  # the first that the compiler takes
 _SECONDS = 120  # a compiler that takes longer is stuck
 
+# Of each function: how many pointers it takes, and how many numbers after them.
+_ARGUMENTS = {
+    "l1_overlap": (3, 5),
+    "l1_pull": (4, 4),
+    "sinkhorn_scale": (6, 3),
+    "sinkhorn_scale_adjoint": (8, 3),
+}
+
 _wanted = os.environ.get("DISTILL_COMPILED", "0") not in ("", "0")
-_attempt: list[Tile | None] = []  # empty before the only one
+_attempt: list[CompiledTransport | None] = []  # empty before the only one
 _lock = threading.Lock()
 
 
-def use_compiled_tile(wanted: bool = True) -> bool:
-    """Compute L1 transport costs on the CPU with a compiled tile from now on, or (False) with torch again.
+def use_compiled_transport(wanted: bool = True) -> bool:
+    """Compute the transport losses' inner loops on the CPU in C++ from now on, or (False) with torch and NumPy again.
 
-    Costs "l1" and "total_variation" of float32 over 16 classes or more; the same sums in another order, so that
-    distances agree to about 1e-7. The first call on a machine compiles for a second, with $CXX or else
-    the first of c++, g++ and clang++, into `distill` in the user's cache folder ($XDG_CACHE_HOME, ~/.cache); later
-    ones load what is there. DISTILL_COMPILED=1 in the environment is this call, made before the first cost.
+    In float32: costs "l1" and "total_variation" over 16 classes or more, and Sinkhorn's rounds of up to
+    `rounds.NUMPY_ROWS` rows. They are the same sums in another order: distances agree to about 1e-7, plans to 1e-6.
+    The first call on a machine compiles for a second or two, with $CXX or else the first of c++, g++ and clang++, into
+    `distill` in the user's cache folder ($XDG_CACHE_HOME, ~/.cache); later ones load what is there.
+    DISTILL_COMPILED=1 in the environment is this call, made before the first loss.
 
     Returns:
-        Whether the tile is in use. Where it cannot be (no compiler, no cache folder to write to), one warning says
-        why, and torch goes on.
+        Whether the compiled loops are in use. Where they cannot be (no compiler, no cache folder to write to), one
+        warning says why, and torch and NumPy go on.
 
     Example:
-        >>> from distill.losses.transport.compiled import use_compiled_tile
-        >>> use_compiled_tile(False)
+        >>> from distill.losses.transport.compiled import use_compiled_transport
+        >>> use_compiled_transport(False)
         False
     """
     global _wanted
     _wanted = wanted
-    return wanted and _tile() is not None
+    return wanted and _library() is not None
+
+
+Floats = numpy.ndarray[Any, Any]
+_NoBytes = ctypes.c_char * 0
+
+
+def _pointer(array: Any) -> ctypes.Array[ctypes.c_char]:
+    """Return what ctypes passes as the array's address; `array.ctypes` takes five times as long."""
+    return _NoBytes.from_buffer(array)
 
 
 @dataclass(frozen=True)
-class Tile:
-    """The compiled library: `overlap` and `distance_pull` of contiguous float32 rows on the CPU."""
+class CompiledTransport:
+    """The compiled library, on the CPU and in float32: of tensors that are contiguous, and of any NumPy arrays."""
 
     library: ctypes.CDLL
 
@@ -72,56 +94,77 @@ class Tile:
         own: q is p, and what comes below the diagonal has no meaning.
         """
         shared_NM = torch.empty(len(p_NV), len(q_MV), dtype=torch.float64)
-        self._call("l1_overlap", p_NV, q_MV, shared_NM, len(p_NV), len(q_MV), p_NV.shape[1], int(own))
+        pointers = (part.data_ptr() for part in (p_NV, q_MV, shared_NM))
+        self._call("l1_overlap", *pointers, *shared_NM.shape, p_NV.shape[1], own, torch.get_num_threads())
         return shared_NM
 
     def distance_pull(self, pull_NM: Tensor, source_NV: Tensor, target_MV: Tensor) -> Tensor:
         """Return Σ_m pull_nm · sign(source_nv − target_mv), (N, V), for finite pulls."""
         pulled_NV = empty(source_NV.shape, source_NV)
-        self._call(
-            "l1_pull",
-            pull_NM.to(torch.float32).contiguous(),
-            source_NV,
-            target_MV,
-            pulled_NV,
-            len(source_NV),
-            len(target_MV),
-            source_NV.shape[1],
-        )
+        pull_NM = pull_NM.to(torch.float32).contiguous()
+        pointers = (part.data_ptr() for part in (pull_NM, source_NV, target_MV, pulled_NV))
+        self._call("l1_pull", *pointers, *pull_NM.shape, source_NV.shape[1], torch.get_num_threads())
         return pulled_NV
 
-    def _call(self, name: str, *arguments: Tensor | int) -> None:
-        plain = [
-            ctypes.c_void_p(argument.data_ptr()) if isinstance(argument, Tensor) else ctypes.c_int64(argument)
-            for argument in arguments
-        ]
-        if self.library[name](*plain, ctypes.c_int64(torch.get_num_threads())):
+    def scale(
+        self, kernel_NM: Floats, source_N: Floats, target_M: Floats, rounds: int
+    ) -> tuple[Floats, Floats, Floats]:
+        """Do `rounds.scale`."""
+        sources, targets = kernel_NM.shape
+        given = tuple(map(numpy.ascontiguousarray, (kernel_NM, source_N, target_M)))
+        shapes = ((sources, targets), (rounds, sources), (rounds + 1, targets))
+        plan_NM, rows_KN, columns_KM = made = tuple(numpy.empty(shape, numpy.float32) for shape in shapes)
+        self._call("sinkhorn_scale", *map(_pointer, given + made), sources, targets, rounds)
+        return plan_NM, rows_KN, columns_KM
+
+    def scale_adjoint(self, *solved: Floats) -> Floats:
+        """Do `rounds.scale_adjoint`, of the same arguments."""
+        given = tuple(map(numpy.ascontiguousarray, solved))
+        rows_KN, columns_KM = given[-2:]
+        scaled_NM = numpy.empty((rows_KN.shape[1], columns_KM.shape[1]), numpy.float32)
+        self._call(
+            "sinkhorn_scale_adjoint", *map(_pointer, (*given, scaled_NM)), *scaled_NM.shape, len(rows_KN)
+        )
+        return scaled_NM
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        if getattr(self.library, name)(*arguments):
             raise MemoryError(f"{name}: no memory for a copy of a few rows")
 
 
-def tile_for(*tensors: Tensor) -> Tile | None:
-    """Return the compiled tile if it is in use and can take these rows."""
+def compiled_for_tensors(*tensors: Tensor) -> CompiledTransport | None:
+    """Return the compiled loops if they are in use and can take these rows."""
     if not _wanted or not all(
         rows.dtype == torch.float32 and rows.device.type == "cpu" and rows.is_contiguous() and rows.numel()
         for rows in tensors
     ):
         return None
-    return _tile()
+    return _library()
+
+
+def compiled_for_arrays(*arrays: Any) -> CompiledTransport | None:
+    """Return the compiled loops if they are in use and can take these; tensors they cannot."""
+    if not _wanted:
+        return None
+    for array in arrays:
+        if array.dtype != numpy.float32 or not array.size or not array.flags.writeable:
+            return None
+    return _library()
 
 
 class _UnavailableError(Exception):
-    """Why there is no compiled tile."""
+    """Why there is no compiled library."""
 
 
-def _tile() -> Tile | None:
+def _library() -> CompiledTransport | None:
     with _lock:
         if not _attempt:
             try:
-                _attempt.append(_checked(Tile(_load())))
+                _attempt.append(_checked(CompiledTransport(_load())))
             except _UnavailableError as why:
                 _attempt.append(None)
                 warnings.warn(
-                    f"no compiled tile for transport costs, torch goes on computing them: {why}", stacklevel=3
+                    f"no compiled loops for the transport losses, torch and NumPy go on: {why}", stacklevel=3
                 )
         return _attempt[0]
 
@@ -130,8 +173,9 @@ def _load() -> ctypes.CDLL:
     """Load the library from the cache, where it is built first if it is not there."""
     compiler = _compiler()
     about = _run([*compiler, "--version"])
-    parts = (_SOURCE.read_text(encoding="utf-8"), about, repr((_FLAGS, _FOR_THIS_PROCESSOR)), _processor())
-    name = f"l1_tile-{hashlib.sha256('|'.join(parts).encode()).hexdigest()[:32]}.so"
+    written = [(_FOLDER / name).read_text(encoding="utf-8") for name in (*_SOURCES, _HEADER)]
+    parts = (*written, about, repr((_FLAGS, _FOR_THIS_PROCESSOR)), _processor())
+    name = f"transport-{hashlib.sha256('|'.join(parts).encode()).hexdigest()[:32]}.so"
     try:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distill"
         library = folder / name
@@ -141,9 +185,12 @@ def _load() -> ctypes.CDLL:
                 built = Path(aside) / name
                 _build(compiler, built)
                 built.replace(library)  # whole or not at all, however many processes build at once
-        return ctypes.CDLL(str(library))
+        loaded = ctypes.CDLL(str(library))
     except (OSError, RuntimeError) as problem:  # RuntimeError: no home
         raise _UnavailableError(f"{problem} (XDG_CACHE_HOME names another cache folder)") from problem
+    for function, (pointers, numbers) in _ARGUMENTS.items():
+        getattr(loaded, function).argtypes = [ctypes.c_void_p] * pointers + [ctypes.c_int64] * numbers
+    return loaded
 
 
 def _compiler() -> list[str]:
@@ -158,7 +205,8 @@ def _compiler() -> list[str]:
 def _build(compiler: list[str], library: Path) -> None:
     for processor in _FOR_THIS_PROCESSOR:
         try:
-            _run([*compiler, *_FLAGS, *processor, "-o", str(library), str(_SOURCE)])
+            sources = [str(_FOLDER / name) for name in _SOURCES]
+            _run([*compiler, *_FLAGS, *processor, "-o", str(library), *sources])
         except _UnavailableError:
             if not processor:
                 raise
@@ -188,8 +236,15 @@ def _processor() -> str:
     return "|".join([platform.machine(), platform.system(), *sorted(told or lines[:1])])
 
 
-def _checked(tile: Tile) -> Tile:
-    """Return the tile if it computes what torch does: ties, a part of a register at the end, NaN."""
+def _checked(compiled: CompiledTransport) -> CompiledTransport:
+    """Return the library if it computes what torch and NumPy do: ties, a part of a register at the end, NaN."""
+    pairs: list[tuple[Any, Any]] = [*_distances_to_check(compiled), *_rounds_to_check(compiled)]
+    if not all(numpy.allclose(found, expected, 1e-4, 1e-5, equal_nan=True) for found, expected in pairs):
+        raise _UnavailableError("what the compiler made of it does not compute what torch and NumPy do")
+    return compiled
+
+
+def _distances_to_check(compiled: CompiledTransport) -> list[tuple[Tensor, Tensor]]:
     p_NV, q_MV = (
         (torch.arange(rows * 53) * 7 % 17).reshape(rows, 53) / 17 + torch.arange(rows)[:, None] % 2
         for rows in (5, 6)
@@ -197,14 +252,33 @@ def _checked(tile: Tile) -> Tile:
     p_NV[3, 50], q_MV[1, 2] = torch.nan, torch.nan
     pull_NM = torch.arange(30.0).reshape(5, 6) - 15
     difference_NMV = p_NV[:, None] - q_MV[None]
-    pairs = (
-        (tile.overlap(p_NV, q_MV, own=False), torch.minimum(p_NV[:, None], q_MV[None]).double().sum(-1)),
+    return [
+        (compiled.overlap(p_NV, q_MV, own=False), torch.minimum(p_NV[:, None], q_MV[None]).double().sum(-1)),
         (
-            tile.distance_pull(pull_NM, p_NV, q_MV),
+            compiled.distance_pull(pull_NM, p_NV, q_MV),
             (difference_NMV.sign() + 0 * difference_NMV).mul(pull_NM[:, :, None]).sum(1),
         ),
-    )
-    for found, expected in pairs:
-        if not torch.allclose(found, expected, rtol=1e-5, atol=1e-5, equal_nan=True):
-            raise _UnavailableError("what the compiler made of it does not compute what torch does")
-    return tile
+    ]
+
+
+def _rounds_to_check(compiled: CompiledTransport) -> list[tuple[Floats, Floats]]:
+    from .rounds import scale, scale_adjoint  # which ask this module whether there is a library
+
+    pairs: list[tuple[Floats, Floats]] = []
+    with numpy.errstate(all="ignore"):
+        for spoilt in (False, True):
+            kernel_NM = numpy.exp(-(numpy.arange(35 * 22) * 7 % 17).reshape(35, 22) / 4)
+            if spoilt:
+                kernel_NM[34, 3] = numpy.nan
+            source_N, target_M = (
+                mass / mass.sum() for mass in (numpy.arange(1.0, 36), numpy.arange(3.0, 25))
+            )
+            given = (kernel_NM, source_N, target_M)
+            expected = scale(*given, 3)  # in float64, which is left to NumPy
+            kernel_32, source_32, target_32 = (part.astype(numpy.float32) for part in given)
+            found = compiled.scale(kernel_32, source_32, target_32, 3)
+            pairs += zip(found, expected, strict=True)
+            solved = (kernel_NM, expected[0], *given, *expected[1:])
+            pulled = compiled.scale_adjoint(*(part.astype(numpy.float32) for part in solved))
+            pairs.append((pulled, scale_adjoint(*solved)))
+    return pairs

@@ -1,8 +1,7 @@
-// The inner loops of L1 distances between rows of float32, which compiled.py compiles where they run.
+// The inner loops of manhattan.py: L1 distances between rows of float32.
 //
 // N source rows, M target rows, V columns; rows lie one after the other. A tile of sums stays in registers while
-// columns, or target rows, pass by. Vectors are the compiler's own extension (GCC, Clang): no processor is named but
-// to say how many registers it has. Nothing here may be compiled as if there were no NaN (-ffast-math).
+// columns, or target rows, pass by.
 
 #include <algorithm>
 #include <cstdint>
@@ -13,17 +12,15 @@
 #include <thread>
 #include <vector>
 
+#include "lanes.h"
+
 namespace {
 
-// Numbers in a vector register, and source rows in a tile: as many as there are registers for.
-#if defined(__AVX512F__)
-constexpr int kLanes = 16, kSources = 4;
-#elif defined(__AVX__)
-constexpr int kLanes = 8, kSources = 2;
-#elif defined(__aarch64__)
-constexpr int kLanes = 4, kSources = 4;
+// Source rows in a tile: as many as there are registers for.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kSources = 4;
 #else
-constexpr int kLanes = 4, kSources = 2;
+constexpr int kSources = 2;
 #endif
 constexpr int kTargets = 4;               // target rows in a tile of overlaps
 constexpr int kVectors = 2;               // vectors of columns in a tile of the gradient
@@ -34,15 +31,8 @@ constexpr int64_t kPairs = 1 << 22;       // below which another thread costs mo
 constexpr uint32_t kInfinity = 0x7f800000;  // its bits; above are NaN's, and those of all that is below 0
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 
-typedef float Floats __attribute__((vector_size(4 * kLanes)));
 typedef int32_t Mask __attribute__((vector_size(4 * kLanes)));
 typedef uint32_t Bits __attribute__((vector_size(4 * kLanes)));  // of floats: in their order, but for the negative
-
-inline Floats load(const float* from) {
-  Floats lanes;
-  std::memcpy(&lanes, from, sizeof lanes);
-  return lanes;
-}
 
 inline Bits load_bits(const float* from) {
   Bits lanes;
@@ -52,8 +42,6 @@ inline Bits load_bits(const float* from) {
 #endif
   return lanes;
 }
-
-inline void store(float* to, const Floats& lanes) { std::memcpy(to, &lanes, sizeof lanes); }
 
 template <int count>
 inline float sum(const float* numbers) {

@@ -31,18 +31,20 @@ from torch import Tensor
 from ..memory import empty
 
 _FOLDER = Path(__file__).parent
-_SOURCES, _HEADER = ("manhattan.cpp", "rounds.cpp"), "lanes.h"
+_SOURCES, _HEADER = ("few_classes.cpp", "manhattan.cpp", "rounds.cpp"), "lanes.h"
 _COMPILERS = ("c++", "g++", "clang++")
 _FLAGS = ("-std=c++17", "-O3", "-shared", "-fPIC", "-pthread")
 _FOR_THIS_PROCESSOR = (("-march=native",), ("-mcpu=native",), ())  # the first that the compiler takes
 _SECONDS = 120  # a compiler that takes longer is stuck
 
-# Of each function: how many pointers it takes, and how many numbers after them.
+# Of each function: how many pointers it takes, whole numbers after them, and float32 after these.
 _ARGUMENTS = {
-    "l1_overlap": (3, 5),
-    "l1_pull": (4, 4),
-    "sinkhorn_scale": (6, 3),
-    "sinkhorn_scale_adjoint": (8, 3),
+    "l1_overlap": (3, 5, 0),
+    "l1_pull": (4, 4, 0),
+    "sinkhorn_scale": (6, 3, 0),
+    "sinkhorn_scale_adjoint": (8, 3, 0),
+    "few_classes_cost": (3, 2, 1),
+    "few_classes_pull": (10, 4, 2),
 }
 
 _wanted = os.environ.get("DISTILL_COMPILED", "0") not in ("", "0")
@@ -74,12 +76,9 @@ def use_compiled_transport(wanted: bool = True) -> bool:
 
 
 Floats = numpy.ndarray[Any, Any]
-_NoBytes = ctypes.c_char * 0
 
 
-def _pointer(array: Any) -> ctypes.Array[ctypes.c_char]:
-    """Return what ctypes passes as the array's address; `array.ctypes` takes five times as long."""
-    return _NoBytes.from_buffer(array)
+_pointer: Any = (ctypes.c_char * 0).from_buffer  # of an array; `array.ctypes` takes five times as long
 
 
 @dataclass(frozen=True)
@@ -127,6 +126,35 @@ class CompiledTransport:
         )
         return scaled_NM
 
+    def few_classes_cost(self, p_VG: Floats, q_VG: Floats, unit: float) -> Floats:
+        """Return unit · Σ_v |p_vn − q_vm|, (G, G)."""
+        given = tuple(map(numpy.ascontiguousarray, (p_VG, q_VG)))
+        classes, rows = p_VG.shape
+        cost_GG = numpy.empty((rows, rows), numpy.float32)
+        self._call("few_classes_cost", *map(_pointer, (*given, cost_GG)), rows, classes, unit)
+        return cost_GG
+
+    def few_classes_pull(
+        self,
+        share_pull_G: Floats,
+        p_VG: Floats,
+        q_VG: Floats,
+        *solved: Floats,
+        own: bool,
+        unit: float,
+        epsilon: float,
+    ) -> Floats:
+        """Return the gradient of the shares of the cost for p, (V, G), q being p if own.
+
+        solved: the cost in that unit, the plan, the kernel, the mass of the rows, and u and v of the rounds.
+        """
+        given = tuple(map(numpy.ascontiguousarray, (share_pull_G, p_VG, q_VG, *solved)))
+        classes, rows = p_VG.shape
+        pulled_VG = numpy.empty((classes, rows), numpy.float32)
+        pointers, rounds = map(_pointer, (*given, pulled_VG)), len(solved[-2])
+        self._call("few_classes_pull", *pointers, rows, classes, rounds, own, unit, epsilon)
+        return pulled_VG
+
     def _call(self, name: str, *arguments: Any) -> None:
         if getattr(self.library, name)(*arguments):
             raise MemoryError(f"{name}: no memory for a copy of a few rows")
@@ -157,6 +185,8 @@ class _UnavailableError(Exception):
 
 
 def _library() -> CompiledTransport | None:
+    if _attempt:
+        return _attempt[0]
     with _lock:
         if not _attempt:
             try:
@@ -188,8 +218,11 @@ def _load() -> ctypes.CDLL:
         loaded = ctypes.CDLL(str(library))
     except (OSError, RuntimeError) as problem:  # RuntimeError: no home
         raise _UnavailableError(f"{problem} (XDG_CACHE_HOME names another cache folder)") from problem
-    for function, (pointers, numbers) in _ARGUMENTS.items():
-        getattr(loaded, function).argtypes = [ctypes.c_void_p] * pointers + [ctypes.c_int64] * numbers
+    kinds = (ctypes.c_void_p, ctypes.c_int64, ctypes.c_float)
+    for function, counts in _ARGUMENTS.items():
+        getattr(loaded, function).argtypes = [
+            kind for kind, count in zip(kinds, counts, strict=True) for _ in range(count)
+        ]
     return loaded
 
 

@@ -1,10 +1,11 @@
-// Vectors of float32 for manhattan.cpp and rounds.cpp, which compiled.py compiles where they run.
+// Vectors of float32 for the loops that compiled.py compiles where they run.
 //
 // They are the compiler's own extension (GCC, Clang): no processor is named but to say how long its registers are.
 // Nothing here may be compiled as if there were no NaN (-ffast-math).
 
 #pragma once
 
+#include <cstdint>
 #include <cstring>
 
 #if defined(__AVX512F__)
@@ -24,3 +25,26 @@ inline Floats load(const float* from) {
 }
 
 inline void store(float* to, const Floats& lanes) { std::memcpy(to, &lanes, sizeof lanes); }
+
+// After the first `width` numbers come zeros.
+inline Floats read(const float* from, int64_t width) {
+  if (width >= kLanes) return load(from);
+  Floats lanes = {};
+  std::memcpy(&lanes, from, width * sizeof(float));
+  return lanes;
+}
+
+inline void write(float* to, const Floats& lanes, int64_t width) {
+  if (width >= kLanes)
+    store(to, lanes);
+  else
+    std::memcpy(to, &lanes, width * sizeof(float));
+}
+
+inline float sum(const Floats& lanes) {
+  float numbers[kLanes];
+  store(numbers, lanes);
+  for (int half = kLanes / 2; half; half /= 2)
+    for (int lane = 0; lane < half; ++lane) numbers[lane] += numbers[lane + half];
+  return numbers[0];
+}

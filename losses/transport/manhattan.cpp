@@ -43,17 +43,6 @@ inline Bits load_bits(const float* from) {
   return lanes;
 }
 
-template <int count>
-inline float sum(const float* numbers) {
-  if constexpr (count == 1) {
-    return numbers[0];
-  } else {
-    float half[count / 2];
-    for (int i = 0; i < count / 2; ++i) half[i] = numbers[i] + numbers[i + count / 2];
-    return sum<count / 2>(half);
-  }
-}
-
 // Lays `height` rows side by side: the first kLanes columns of each, then the next. After the last column come zeros,
 // after the last row that row again. nan gets NaN for a row with a NaN or a number below 0 in it, else 0.
 template <int height>
@@ -93,11 +82,7 @@ inline void overlap_tile(const float* source, const float* target, int64_t width
     target += kTargets * kLanes;
   }
   for (int n = 0; n < kSources; ++n)
-    for (int m = 0; m < kTargets; ++m) {
-      float lanes[kLanes];
-      store(lanes, sums[n][m]);
-      shared[n][m] = sum<kLanes>(lanes);
-    }
+    for (int m = 0; m < kTargets; ++m) shared[n][m] = sum(sums[n][m]);
 }
 
 constexpr int64_t kOverlapScratch = kCached + kSources * kColumns;

@@ -14,21 +14,6 @@ namespace {
 constexpr int kChains = 4;  // parts of each sum, for an addition takes as long as four begin
 constexpr int kRows = 8;    // rows in a tile of the product of rank K
 
-// After the first `width` numbers come zeros.
-inline Floats read(const float* from, int64_t width) {
-  if (width >= kLanes) return load(from);
-  Floats lanes = {};
-  std::memcpy(&lanes, from, width * sizeof(float));
-  return lanes;
-}
-
-inline void write(float* to, const Floats& lanes, int64_t width) {
-  if (width >= kLanes)
-    store(to, lanes);
-  else
-    std::memcpy(to, &lanes, width * sizeof(float));
-}
-
 int64_t padded(int64_t length) { return (length + kLanes - 1) / kLanes * kLanes; }
 
 class Scratch {
@@ -159,11 +144,7 @@ extern "C" int sinkhorn_scale_adjoint(const float* plan_pull_NM, const float* pl
         const Floats direct = read(plan_pull_NM + at, width) * read(plan_NM + at, width);
         write(scaled_NM + at, direct, width);
         columns = columns + direct;
-        float lanes[kLanes];
-        std::memcpy(lanes, &direct, sizeof lanes);
-        for (int half = kLanes / 2; half; half /= 2)
-          for (int lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
-        direct_N[n] += lanes[0];
+        direct_N[n] += sum(direct);
       }
       write(column_parts_KM + (K - 1) * M + left, columns * read(columns_KM + K * M + left, width), width);
     }

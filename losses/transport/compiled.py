@@ -271,7 +271,11 @@ def _processor() -> str:
 
 def _checked(compiled: CompiledTransport) -> CompiledTransport:
     """Return the library if it computes what torch and NumPy do: ties, a part of a register at the end, NaN."""
-    pairs: list[tuple[Any, Any]] = [*_distances_to_check(compiled), *_rounds_to_check(compiled)]
+    pairs: list[tuple[Any, Any]] = [
+        *_distances_to_check(compiled),
+        *_rounds_to_check(compiled),
+        *_few_classes_to_check(compiled),
+    ]
     if not all(numpy.allclose(found, expected, 1e-4, 1e-5, equal_nan=True) for found, expected in pairs):
         raise _UnavailableError("what the compiler made of it does not compute what torch and NumPy do")
     return compiled
@@ -314,4 +318,33 @@ def _rounds_to_check(compiled: CompiledTransport) -> list[tuple[Floats, Floats]]
             solved = (kernel_NM, expected[0], *given, *expected[1:])
             pulled = compiled.scale_adjoint(*(part.astype(numpy.float32) for part in solved))
             pairs.append((pulled, scale_adjoint(*solved)))
+    return pairs
+
+
+def _few_classes_to_check(compiled: CompiledTransport) -> list[tuple[Floats, Floats]]:
+    from .rounds import scale, scale_adjoint
+
+    rows, unit, epsilon = 21, 0.5, 0.25
+    both_VR = (numpy.arange(3.0 * 2 * rows) * 7 % 17).reshape(3, 2 * rows) / 17
+    mass_G = numpy.arange(1.0, rows + 1) / 231
+    pairs: list[tuple[Floats, Floats]] = []
+    with numpy.errstate(all="ignore"):
+        for own, spoilt in ((False, False), (True, False), (False, True)):
+            p_VG, q_VG = both_VR[:, :rows], both_VR[:, :rows] if own else both_VR[:, rows:]
+            if spoilt:
+                q_VG[2, 20] = numpy.nan
+            difference_VGG = p_VG[:, :, None] - q_VG[:, None, :]
+            cost_GG = unit * numpy.abs(difference_VGG).sum(0)
+            # The plan and its rounds are of another cost, for one NaN there would be all there is to compare.
+            kernel_GG = numpy.exp(-numpy.nan_to_num(cost_GG) / epsilon)
+            plan_GG, *scalings = scale(kernel_GG, mass_G, mass_G, 3)
+            weight_G1 = numpy.cos(mass_G)[:, None] / mass_G[:, None]
+            solved = (plan_GG, kernel_GG, mass_G, mass_G, *scalings)
+            pull_GG = scale_adjoint(weight_G1 * cost_GG, *solved) / epsilon + weight_G1 * plan_GG
+            pull_GG = unit * (pull_GG + pull_GG.T if own else pull_GG)
+            given = (numpy.cos(mass_G), p_VG, q_VG, cost_GG, plan_GG, kernel_GG, mass_G, *scalings)
+            narrow = [part.astype(numpy.float32) for part in given]
+            pulled_VG = compiled.few_classes_pull(*narrow, own=own, unit=unit, epsilon=epsilon)
+            pairs.append((compiled.few_classes_cost(narrow[1], narrow[2], unit), cost_GG))
+            pairs.append((pulled_VG, (numpy.sign(difference_VGG) * pull_GG).sum(2)))
     return pairs

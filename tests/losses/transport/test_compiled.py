@@ -363,6 +363,9 @@ def test_a_cache_that_cannot_be_written_is_a_warning(cache, tmp_path, monkeypatc
         ("manhattan.cpp", "p[n][k] < q[k] ?", "p[n][k] <= q[k] ?"),
         ("rounds.cpp", "load(packed) * u_N[n] * column", "load(packed) * u_N[0] * column"),
         ("rounds.cpp", "if (k == K - 1) part =", "if (k == 0) part ="),
+        ("few_classes.cpp", "cost_G[m] *= unit", "cost_G[m] *= 1.0f"),
+        ("few_classes.cpp", "difference > 0.0f ? pull", "difference >= 0.0f ? pull"),
+        ("few_classes.cpp", "if (own)", "if (own && G > 99)"),
     ],
 )
 def test_a_library_that_computes_something_else_is_not_used(cache, tmp_path, monkeypatch, file, right, wrong):
@@ -505,6 +508,89 @@ def test_the_rounds_of_what_it_is_not_made_for_are_left_to_numpy_and_torch(calls
     assert calls == []
     scale(*given, 5)
     assert calls == ["sinkhorn_scale"]
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize(("classes", "rows"), [(1, 5), (2, 16), (3, 33), (8, 1), (8, 160)])
+def test_distances_over_few_classes_and_their_gradient_are_numpys(library, classes, rows, own):
+    p, q = (
+        np.random.default_rng(classes)
+        .dirichlet(np.ones(classes), (2, rows))
+        .astype(np.float32)
+        .swapaxes(1, 2)
+    )
+    q[:, : rows // 2] = p[:, : rows // 2]  # ties
+    q = p if own else q
+    cost = library.few_classes_cost(p, q, 0.5)
+    difference = p[:, :, None] - q[:, None, :]
+    np.testing.assert_allclose(cost, np.abs(difference).sum(0) / 2, rtol=1e-6)
+    (_, mass, _), share_pull = kernel_and_masses(rows, 1)
+    share_pull = share_pull[:, 0]
+    kernel = np.exp(-10 * cost)
+    plan, *scalings = library.scale(kernel, mass, mass, 20)
+    weight = (share_pull / mass)[:, None]
+    pull = library.scale_adjoint(weight * cost, plan, kernel, mass, mass, *scalings) * 10 + weight * plan
+    pull = (pull + pull.T if own else pull) / 2
+    found = library.few_classes_pull(
+        share_pull, p, q, cost, plan, kernel, mass, *scalings, own=own, unit=0.5, epsilon=0.1
+    )
+    expected = (np.sign(difference) * pull).astype(np.float64).sum(2)
+    size = np.abs(pull).sum(1).max()
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-6 * size)
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_nan_over_few_classes_shows_in_its_distances_and_its_classs_gradient(library, side):
+    p, q = sides = np.random.default_rng(0).dirichlet(np.ones(3), (2, 21)).astype(np.float32).swapaxes(1, 2)
+    (_, mass, _), _ = kernel_and_masses(21, 1)
+    cost = library.few_classes_cost(p, q, 1.0)
+    kernel = np.exp(-10 * cost)
+    plan, *scalings = library.scale(kernel, mass, mass, 3)
+    sides[side, 1, 20] = np.nan
+    bad = np.zeros((21, 21), bool)
+    bad[(20, slice(None)) if side == 0 else (slice(None), 20)] = True
+    assert np.array_equal(np.isnan(library.few_classes_cost(p, q, 1.0)), bad)
+    pulled = library.few_classes_pull(
+        mass, p, q, cost, plan, kernel, mass, *scalings, own=False, unit=1.0, epsilon=0.1
+    )
+    there = np.zeros((3, 21), bool)
+    there[(1, 20) if side == 0 else 1] = True
+    assert np.array_equal(np.isnan(pulled), there)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_a_logit_or_a_gradient_that_is_not_finite_comes_through_a_loss_of_few_classes(calls, bad):
+    student, teacher = torch.randn(2, 16, 3, generator=torch.Generator().manual_seed(0))
+    spoilt = student.clone()
+    spoilt[3, 1] = bad
+    pull = torch.ones(16)
+    pull[5] = bad
+    for logits, given in ((spoilt, torch.ones(16)), (student, pull)):
+        finite = []
+        for wanted in (True, False):
+            use_compiled_transport(wanted)
+            live = logits.clone().requires_grad_()
+            values = Sinkhorn()(Rows(student=live, teacher=teacher))
+            (gradient,) = torch.autograd.grad(values, live, given)
+            finite.append((values.isfinite(), gradient.isfinite()))
+        assert "few_classes_pull" in calls
+        assert all(torch.equal(*pair) for pair in zip(*finite, strict=True))
+        assert not bool(finite[0][1].all())
+
+
+def test_a_loss_of_few_classes_that_stops_or_begins_to_be_compiled_between_its_passes(calls):
+    student, teacher = torch.randn(2, 16, 3, generator=torch.Generator().manual_seed(0))
+    student.requires_grad_()
+    found = []
+    for forward in (True, False):
+        for backward in (True, False):
+            use_compiled_transport(forward)
+            total = Sinkhorn()(Rows(student=student, teacher=teacher)).sum()
+            use_compiled_transport(backward)
+            found.append(torch.autograd.grad(total, student)[0])
+    assert Counter(calls) == Counter(few_classes_cost=6, sinkhorn_scale=6, few_classes_pull=4)
+    for gradient in found[1:]:
+        torch.testing.assert_close(gradient, found[0], rtol=1e-5, atol=1e-5 * float(found[0].norm()))
 
 
 @pytest.mark.parametrize("debias", [False, True])

@@ -1,7 +1,8 @@
 """The whole batch-wise cost of a handful of classes in NumPy, forward and backward.
 
 Sixteen rows of three classes are a microsecond of arithmetic: what costs is calling torch a few hundred times. The
-rounds and their adjoint are those of `rounds.py`; distances, shares and softmax are written out here.
+rounds and their adjoint are those of `rounds.py`; distances, shares and softmax are written out here, and in
+`few_classes.cpp` for who asks for it (`compiled.py`).
 
 G rows of one group, V classes.
 """
@@ -15,13 +16,13 @@ import torch
 from torch import Tensor
 
 from ..precision import wide
-from .compiled import compiled_for_arrays
-from .rounds import LARGEST_EXPONENT, scale, scale_adjoint
+from .compiled import compiled_for_arrays, compiled_for_tensors
+from .rounds import LARGEST_EXPONENT, NUMPY_ROWS, scale, scale_adjoint
 
 if TYPE_CHECKING:
     from .sinkhorn import Sinkhorn
 
-_ROWS = 160  # beyond, torch's sums and signs are quicker than NumPy's
+_ROWS = 160  # beyond, torch's sums and signs are quicker than NumPy's, but not than the compiled ones
 _CLASSES = 8  # up to which a loop over classes is shorter than torch's way
 
 
@@ -170,7 +171,7 @@ class FewClasses(torch.autograd.Function):
         """Whether this can do the group, and is the faster way."""
         rows, classes = student_GV.shape
         return (
-            rows <= _ROWS
+            rows <= (_ROWS if compiled_for_tensors(student_GV) is None else NUMPY_ROWS)
             and classes <= _CLASSES
             and student_GV.device.type == "cpu"
             and loss.cost in ("l1", "total_variation")

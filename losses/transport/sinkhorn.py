@@ -43,7 +43,7 @@ class Sinkhorn(Loss):
     `evaluate` says how much.
 
     Over a large vocabulary nearly all of the time goes into the costs, over a handful of classes into calling NumPy:
-    `transport.compiled.use_compiled_transport` takes a third of the one, and of the other two thirds, on the CPU.
+    `transport.compiled.use_compiled_transport` takes a third of the former and two thirds of the latter on the CPU.
 
     Paper: Cui et al. 2024 (SinKD), arXiv:2402.17110, the batch-wise form; debiasing from Feydy et al. 2018,
         arXiv:1810.08278, equation 3 (of <P, C>, not of the entropic objective).

@@ -595,7 +595,7 @@ def test_a_loss_of_few_classes_that_stops_or_begins_to_be_compiled_between_its_p
 
 @pytest.mark.parametrize("debias", [False, True])
 @pytest.mark.parametrize("cost", ["l1", "total_variation", "squared_euclidean"])
-@pytest.mark.parametrize("shape", [(1, 3), (16, 2), (33, 3), (200, 2)])
+@pytest.mark.parametrize("shape", [(1, 3), (16, 2), (33, 3), (512, 2)])
 def test_a_loss_of_few_classes_uses_it_and_changes_by_no_more_than_roundings(calls, shape, cost, debias):
     student, teacher = 2 * torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
     student.requires_grad_()
@@ -608,7 +608,7 @@ def test_a_loss_of_few_classes_uses_it_and_changes_by_no_more_than_roundings(cal
         values = loss(rows)
         found.append((values, *torch.autograd.grad(rows.mean(values), student)))
     solves, pulled = 1 + 2 * debias, 1 + debias
-    if cost == "squared_euclidean" or len(student) > 160:
+    if cost == "squared_euclidean":
         assert Counter(calls) == Counter(sinkhorn_scale=solves, sinkhorn_scale_adjoint=pulled)
     else:
         assert Counter(calls) == Counter(

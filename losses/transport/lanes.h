@@ -41,10 +41,19 @@ inline void write(float* to, const Floats& lanes, int64_t width) {
     std::memcpy(to, &lanes, width * sizeof(float));
 }
 
+template <int count>
+inline float sum_of(const float* numbers) {
+  if constexpr (count == 1) {
+    return numbers[0];
+  } else {
+    float half[count / 2];
+    for (int i = 0; i < count / 2; ++i) half[i] = numbers[i] + numbers[i + count / 2];
+    return sum_of<count / 2>(half);
+  }
+}
+
 inline float sum(const Floats& lanes) {
   float numbers[kLanes];
   store(numbers, lanes);
-  for (int half = kLanes / 2; half; half /= 2)
-    for (int lane = 0; lane < half; ++lane) numbers[lane] += numbers[lane + half];
-  return numbers[0];
+  return sum_of<kLanes>(numbers);
 }

@@ -14,9 +14,10 @@ import pytest
 import torch
 from distill.losses.transport import compiled
 from distill.losses.transport.compiled import CompiledTransport, use_compiled_transport
+from distill.losses.transport.few_classes import FewClasses
 from distill.losses.transport.manhattan import distance_pull, manhattan, overlap, self_overlap
 from distill.losses.transport.problem import TransportProblem
-from distill.losses.transport.rounds import LARGEST_EXPONENT, scale, scale_adjoint
+from distill.losses.transport.rounds import LARGEST_EXPONENT, NUMPY_ROWS, scale, scale_adjoint
 from distill.losses.transport.solve import solve
 
 from distill.losses import Rows, Sinkhorn
@@ -576,6 +577,12 @@ def test_a_logit_or_a_gradient_that_is_not_finite_comes_through_a_loss_of_few_cl
         assert "few_classes_pull" in calls
         assert all(torch.equal(*pair) for pair in zip(*finite, strict=True))
         assert not bool(finite[0][1].all())
+
+
+def test_few_classes_are_done_for_as_many_rows_as_the_rounds(calls):
+    assert FewClasses.fit(Sinkhorn(), torch.zeros(NUMPY_ROWS, 2))
+    assert not FewClasses.fit(Sinkhorn(), torch.zeros(NUMPY_ROWS + 1, 2))
+    assert not FewClasses.fit(Sinkhorn(), torch.zeros(NUMPY_ROWS, 2, dtype=torch.float64))
 
 
 def test_a_loss_of_few_classes_that_stops_or_begins_to_be_compiled_between_its_passes(calls):

@@ -1,7 +1,8 @@
 """The whole batch-wise cost of a handful of classes in NumPy, forward and backward.
 
 Sixteen rows of three classes are a microsecond of arithmetic: what costs is calling torch a few hundred times. The
-rounds and their adjoint are those of `rounds.py`; distances, shares and softmax are written out here.
+rounds and their adjoint are those of `rounds.py`; distances, shares and softmax are written out here, and in
+`few_classes.cpp` for who asks for it (`compiled.py`).
 
 G rows of one group, V classes.
 """
@@ -15,22 +16,33 @@ import torch
 from torch import Tensor
 
 from ..precision import wide
-from .rounds import LARGEST_EXPONENT, scale, scale_adjoint
+from .compiled import compiled_for_arrays, compiled_for_tensors
+from .rounds import LARGEST_EXPONENT, NUMPY_ROWS, scale, scale_adjoint
 
 if TYPE_CHECKING:
     from .sinkhorn import Sinkhorn
 
-_ROWS = 160  # beyond, torch's sums and signs are quicker than NumPy's
+_ROWS = 160  # beyond, torch's sums and signs are quicker than NumPy's, but not than the compiled ones
 _CLASSES = 8  # up to which a loop over classes is shorter than torch's way
 
 
 Floats = numpy.ndarray[Any, Any]
 
 
+def _unit(loss: Sinkhorn) -> float:
+    return 0.5 if loss.cost == "total_variation" else 1.0
+
+
+def _differences(source_VG: Floats, target_VG: Floats) -> list[Floats]:
+    return list(map(numpy.subtract.outer, source_VG, target_VG))
+
+
 class _Move(NamedTuple):
     """One solve between two clouds, with what its backward pass needs."""
 
-    differences: list[Floats]
+    source_VG: Floats
+    target_VG: Floats
+    differences: list[Floats]  # of each class, but for the compiled loops
     cost_GG: Floats
     plan_GG: Floats
     kernel_GG: Floats
@@ -40,17 +52,25 @@ class _Move(NamedTuple):
 
     @classmethod
     def of(cls, loss: Sinkhorn, source_VG: Floats, target_VG: Floats, mass_G: Floats) -> _Move:
-        differences = list(map(numpy.subtract.outer, source_VG, target_VG))
-        cost_GG = numpy.abs(differences[0])
-        magnitude_GG = numpy.empty_like(cost_GG)
-        for difference_GG in differences[1:]:
-            cost_GG += numpy.abs(difference_GG, magnitude_GG)
-        if loss.cost == "total_variation":
-            cost_GG *= 0.5
-        kernel_GG = numpy.multiply(cost_GG, -1 / loss.epsilon, magnitude_GG)
+        compiled = compiled_for_arrays(source_VG, target_VG, mass_G)
+        differences: list[Floats] = []
+        if compiled is not None:
+            cost_GG = compiled.few_classes_cost(source_VG, target_VG, _unit(loss))
+            kernel_GG = numpy.empty_like(cost_GG)
+        else:
+            differences = _differences(source_VG, target_VG)
+            cost_GG = numpy.abs(differences[0])
+            kernel_GG = numpy.empty_like(cost_GG)
+            for difference_GG in differences[1:]:
+                cost_GG += numpy.abs(difference_GG, kernel_GG)
+            if loss.cost == "total_variation":
+                cost_GG *= _unit(loss)
+        numpy.multiply(cost_GG, -1 / loss.epsilon, kernel_GG)
         numpy.exp(kernel_GG, kernel_GG)
         plan_GG, rows_KG, columns_KG = scale(kernel_GG, mass_G, mass_G, loss.iterations)
-        return cls(differences, cost_GG, plan_GG, kernel_GG, mass_G, rows_KG, columns_KG)
+        return cls(
+            source_VG, target_VG, differences, cost_GG, plan_GG, kernel_GG, mass_G, rows_KG, columns_KG
+        )
 
     def shares(self) -> Floats:
         shares_G: Floats = numpy.einsum("ij,ij->i", self.plan_GG, self.cost_GG)
@@ -64,6 +84,13 @@ class _Move(NamedTuple):
 
     def pull(self, loss: Sinkhorn, share_pull_G: Floats, *, own: bool) -> Floats:
         """Return the gradient for the source's probabilities, (V, G); own: the target is the source."""
+        compiled = compiled_for_arrays(share_pull_G, self.cost_GG)
+        if compiled is not None:
+            solved = (self.cost_GG, self.plan_GG, self.kernel_GG, self.mass_G, self.rows_KG, self.columns_KG)
+            sides = (self.source_VG, self.target_VG)
+            return compiled.few_classes_pull(
+                share_pull_G, *sides, *solved, own=own, unit=_unit(loss), epsilon=loss.epsilon
+            )
         weight_G1 = (share_pull_G / self.mass_G)[:, None]
         cost_pull_GG = scale_adjoint(
             weight_G1 * self.cost_GG,
@@ -79,10 +106,11 @@ class _Move(NamedTuple):
         if own:
             cost_pull_GG = cost_pull_GG + cost_pull_GG.T
         if loss.cost == "total_variation":
-            cost_pull_GG *= 0.5
-        pulled_VG = numpy.empty((len(self.differences), len(self.mass_G)), self.mass_G.dtype)
+            cost_pull_GG *= _unit(loss)
+        pulled_VG: Floats = numpy.empty(self.source_VG.shape, self.mass_G.dtype)
         one_G = numpy.ones_like(self.mass_G)
-        for difference_GG, pulled_G in zip(self.differences, pulled_VG, strict=True):
+        differences = self.differences or _differences(self.source_VG, self.target_VG)
+        for difference_GG, pulled_G in zip(differences, pulled_VG, strict=True):
             sign_GG = numpy.sign(difference_GG)
             sign_GG *= cost_pull_GG
             sign_GG.dot(one_G, pulled_G)
@@ -143,7 +171,7 @@ class FewClasses(torch.autograd.Function):
         """Whether this can do the group, and is the faster way."""
         rows, classes = student_GV.shape
         return (
-            rows <= _ROWS
+            rows <= (_ROWS if compiled_for_tensors(student_GV) is None else NUMPY_ROWS)
             and classes <= _CLASSES
             and student_GV.device.type == "cpu"
             and loss.cost in ("l1", "total_variation")

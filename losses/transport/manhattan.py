@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from . import on_gpu
-from .compiled import tile_for
+from .compiled import compiled_for_tensors
 
 _COLUMNS = 512
 _TILE = {
@@ -45,7 +45,7 @@ def overlap(p_NV: Tensor, q_MV: Tensor) -> Tensor:
         for p_N, q_M in zip(p_NV.unbind(1), q_MV.unbind(1), strict=True):
             shared_NM += torch.minimum(p_N[:, None], q_M[None, :], out=least_NM)
         return shared_NM
-    compiled = tile_for(p_NV, q_MV)
+    compiled = compiled_for_tensors(p_NV, q_MV)
     if compiled is not None:
         return compiled.overlap(p_NV, q_MV, own=False)
     shared_NM = p_NV.new_zeros(p_NV.shape[0], q_MV.shape[0], dtype=torch.float64)
@@ -61,7 +61,7 @@ def self_overlap(p_NV: Tensor) -> Tensor:
         return overlap(p_NV, p_NV)
     if p_NV.shape[1] < _FEW:
         return overlap(p_NV, p_NV)
-    compiled = tile_for(p_NV)
+    compiled = compiled_for_tensors(p_NV)
     if compiled is not None:
         shared_NN = compiled.overlap(p_NV, p_NV, own=True)
     else:
@@ -91,7 +91,7 @@ def distance_pull(pull_NM: Tensor, source_NV: Tensor, target_MV: Tensor) -> Tens
             for source_N, target_M in zip(source_NV.unbind(1), target_MV.unbind(1), strict=True)
         ]
         return torch.stack(columns, 1)
-    compiled = tile_for(source_NV, target_MV)
+    compiled = compiled_for_tensors(source_NV, target_MV)
     if compiled is not None and bool(pull_NM.isfinite().all()):  # ±inf times a sign of 0 is NaN
         return compiled.distance_pull(pull_NM, source_NV, target_MV)
     if source_NV.device.type == "cpu":

@@ -21,6 +21,8 @@ import numpy
 import torch
 from torch import Tensor
 
+from .compiled import compiled_for_arrays
+
 LARGEST_EXPONENT = {torch.float32: 40.0, torch.float64: 340.0}
 """max(C)/ε up to which the scalings themselves are used: they lie within e^±2·max(C)/ε, and e⁸⁰ is a float32."""
 
@@ -50,6 +52,10 @@ def _invert(vector: Any) -> None:
 
 def scale(kernel_NM: Array, source_N: Array, target_M: Array, rounds: int) -> tuple[Array, Array, Array]:
     """Return the plan (N, M), u of each round (K, N), and v before the first and after each (K + 1, M)."""
+    compiled: Any = compiled_for_arrays(kernel_NM, source_N, target_M)
+    if compiled is not None:
+        scaled: tuple[Array, Array, Array] = compiled.scale(kernel_NM, source_N, target_M, rounds)
+        return scaled
     from_source_NM = kernel_NM * source_N[:, None]
     over_targets, over_sources = _times(kernel_NM * target_M[None, :]), _times(from_source_NM.T)
     invert: Any = Tensor.reciprocal_ if isinstance(kernel_NM, Tensor) else _invert
@@ -78,6 +84,11 @@ def scale_adjoint(
     columns_KM: Array,
 ) -> Array:
     """Return −dL/d(log kernel), which is ε · dL/dC, given dL/dplan of what `scale` returned."""
+    solved = (plan_pull_NM, plan_NM, kernel_NM, source_N, target_M, rows_KN, columns_KM)
+    compiled: Any = compiled_for_arrays(*solved)
+    if compiled is not None:
+        scaled_NM: Array = compiled.scale_adjoint(*solved)
+        return scaled_NM
     to_target_NM, from_source_NM = kernel_NM * target_M[None, :], kernel_NM * source_N[:, None]
     over_targets, over_sources = _times(from_source_NM), _times(to_target_NM.T)
     # A pull on log u or log v has the plan's size, whatever u's and v's: it is multiplied by u, or v, once to go

@@ -1,8 +1,7 @@
-// The inner loops of L1 distances between rows of float32, which compiled.py compiles where they run.
+// The inner loops of manhattan.py: L1 distances between rows of float32.
 //
 // N source rows, M target rows, V columns; rows lie one after the other. A tile of sums stays in registers while
-// columns, or target rows, pass by. Vectors are the compiler's own extension (GCC, Clang): no processor is named but
-// to say how many registers it has. Nothing here may be compiled as if there were no NaN (-ffast-math).
+// columns, or target rows, pass by.
 
 #include <algorithm>
 #include <cstdint>
@@ -13,17 +12,15 @@
 #include <thread>
 #include <vector>
 
+#include "lanes.h"
+
 namespace {
 
-// Numbers in a vector register, and source rows in a tile: as many as there are registers for.
-#if defined(__AVX512F__)
-constexpr int kLanes = 16, kSources = 4;
-#elif defined(__AVX__)
-constexpr int kLanes = 8, kSources = 2;
-#elif defined(__aarch64__)
-constexpr int kLanes = 4, kSources = 4;
+// Source rows in a tile: as many as there are registers for.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kSources = 4;
 #else
-constexpr int kLanes = 4, kSources = 2;
+constexpr int kSources = 2;
 #endif
 constexpr int kTargets = 4;               // target rows in a tile of overlaps
 constexpr int kVectors = 2;               // vectors of columns in a tile of the gradient
@@ -34,15 +31,8 @@ constexpr int64_t kPairs = 1 << 22;       // below which another thread costs mo
 constexpr uint32_t kInfinity = 0x7f800000;  // its bits; above are NaN's, and those of all that is below 0
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 
-typedef float Floats __attribute__((vector_size(4 * kLanes)));
 typedef int32_t Mask __attribute__((vector_size(4 * kLanes)));
 typedef uint32_t Bits __attribute__((vector_size(4 * kLanes)));  // of floats: in their order, but for the negative
-
-inline Floats load(const float* from) {
-  Floats lanes;
-  std::memcpy(&lanes, from, sizeof lanes);
-  return lanes;
-}
 
 inline Bits load_bits(const float* from) {
   Bits lanes;
@@ -51,19 +41,6 @@ inline Bits load_bits(const float* from) {
   asm("" : "+v"(lanes));  // stay in a register: GCC would load it for each use again, and loads are what is scarce
 #endif
   return lanes;
-}
-
-inline void store(float* to, const Floats& lanes) { std::memcpy(to, &lanes, sizeof lanes); }
-
-template <int count>
-inline float sum(const float* numbers) {
-  if constexpr (count == 1) {
-    return numbers[0];
-  } else {
-    float half[count / 2];
-    for (int i = 0; i < count / 2; ++i) half[i] = numbers[i] + numbers[i + count / 2];
-    return sum<count / 2>(half);
-  }
 }
 
 // Lays `height` rows side by side: the first kLanes columns of each, then the next. After the last column come zeros,
@@ -105,11 +82,7 @@ inline void overlap_tile(const float* source, const float* target, int64_t width
     target += kTargets * kLanes;
   }
   for (int n = 0; n < kSources; ++n)
-    for (int m = 0; m < kTargets; ++m) {
-      float lanes[kLanes];
-      store(lanes, sums[n][m]);
-      shared[n][m] = sum<kLanes>(lanes);
-    }
+    for (int m = 0; m < kTargets; ++m) shared[n][m] = sum(sums[n][m]);
 }
 
 constexpr int64_t kOverlapScratch = kCached + kSources * kColumns;

@@ -157,7 +157,8 @@ class _Softened(torch.autograd.Function):
                 _Softmax(logits, ctx.temperature, *numbers)
                 for logits, numbers in zip((student_NV, teacher_MV), ctx.softmaxes, strict=True)
             )
-            gradient_NV = empty(student_NV.shape, student.largest_N1)
+            # In small pages: here memory is dearer than time.
+            gradient_NV = student.largest_N1.new_empty(student_NV.shape)
             total_N1: Any = 0
             for there, p, q, _ in _streamed_blocks(student, teacher):
                 part = _pull_to_probabilities(pull_NM, both_NN, p, q, None).mul_(p)

@@ -7,6 +7,7 @@ from distill.models.prediction import Prediction
 from distill.models.source import ModelSource, find_model
 from distill.models.student import Student
 from distill.models.teacher import RememberedTeacher, Teacher
+from distill.models.vocabulary import keep_tokenizer_tokens, keep_tokens, needed_tokens
 
 __all__ = [
     "Batch",
@@ -19,5 +20,8 @@ __all__ = [
     "evenly_spaced",
     "find_model",
     "keep_layers",
+    "keep_tokenizer_tokens",
+    "keep_tokens",
+    "needed_tokens",
     "set_dropout",
 ]

@@ -12,9 +12,10 @@ from distill.models.loading import TaskKind, load_model, load_tokenizer, model_f
 from distill.models.prediction import Prediction
 from distill.models.recording import model_shape, run
 from distill.models.source import ModelSource, find_model
+from distill.models.vocabulary import keep_tokenizer_tokens, keep_tokens, needed_tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -29,8 +30,9 @@ class Student:
     Args:
         model: a sequence-classification or multiple-choice model in float32.
         tokenizer: the one it reads.
-        provenance: which teacher layer each of its layers started from (`{"layers": [0, 2, 5], "teacher": …}`),
-            or the model it was loaded from. Written beside the weights.
+        provenance: which teacher layer each of its layers started from, and which teacher token each of its tokens
+            is where some were left out (`{"teacher": …, "layers": [0, 2, 5], "tokens": [0, 100, 101, …]}`); or the
+            model it was loaded from. Written beside the weights.
     """
 
     def __init__(
@@ -52,17 +54,33 @@ class Student:
         kind: TaskKind,
         labels: tuple[str, ...],
         seed: int = 0,
+        used_tokens: Iterable[int] | None = None,
     ) -> Student:
         """A student that keeps some layers of a teacher's files; a head the files lack is drawn from `seed`.
 
+        Args:
+            source: the teacher's files.
+            layers: how many, evenly spaced, or which.
+            kind: the head the task needs.
+            labels: the task's labels.
+            seed: of a new head's weights.
+            used_tokens: ids of the teacher's tokens that the student must read: it keeps these, the special tokens
+                and the letters of words (`needed_tokens`), under ids of its own. None keeps all.
+
         Raises:
-            ModelError: the teacher has fewer layers, or no stack of layers to choose from.
+            ModelError: the teacher has fewer layers, or no stack of layers to choose from; or its tokenizer cannot
+                be trimmed.
         """
         source = find_model(source) if isinstance(source, str) else source
         whole = load_model(source, kind=kind, labels=labels, seed=seed)
         kept = choose_layers(whole, layers)
+        model, tokenizer = keep_layers(whole, kept), load_tokenizer(source)
         provenance = {"teacher": source.name, "teacher_digest": source.digest, "layers": list(kept)}
-        return cls(keep_layers(whole, kept), load_tokenizer(source), provenance)
+        if used_tokens is not None:
+            tokens = needed_tokens(tokenizer, used_tokens)
+            model, tokenizer = keep_tokens(model, tokens), keep_tokenizer_tokens(tokenizer, tokens)
+            provenance["tokens"] = list(tokens)
+        return cls(model, tokenizer, provenance)
 
     @classmethod
     def load(
@@ -104,6 +122,18 @@ class Student:
         """The teacher layer that each of its layers started from; None unless it was made of a teacher's."""
         layers = self.provenance.get("layers")
         return None if layers is None else tuple(layers)
+
+    @property
+    def tokens(self) -> tuple[int, ...] | None:
+        """The teacher's id of each of its tokens; None unless some of the teacher's tokens were left out."""
+        tokens = self.provenance.get("tokens")
+        return None if tokens is None else tuple(tokens)
+
+    @property
+    def start(self) -> dict[str, Any]:
+        """The provenance in few words: of the tokens only how many there are."""
+        tokens = {} if self.tokens is None else {"tokens": len(self.tokens)}
+        return {**self.provenance, **tokens}
 
     def __call__(self, batch: Batch, wanted: Wanted | None = None) -> Prediction:
         """Logits for a batch and the wanted activations, differentiable while the model is in training mode."""

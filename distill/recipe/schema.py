@@ -254,13 +254,16 @@ def _model_mistakes(model: str, revision: str | None) -> list[Mistake]:
 
 @dataclass(frozen=True, kw_only=True)
 class FromTeacher:
-    """A student made of some of the teacher's layers.
+    """A student made of a part of the teacher.
 
     Attributes:
         layers: How many layers, evenly spaced with the first and the last kept; or the teacher layers
             themselves, counted from 0, increasing.
         weights: Which of the teacher's weights the student starts from: "pretrained" (before it was
             fine-tuned) or "fine_tuned". Default "pretrained".
+        vocabulary: The tokens the student keeps: "teacher" (all of the teacher's) or "corpus" (those that occur
+            in the training examples of the run's tasks, special tokens and single letters; validation examples
+            have no say). Needs a WordPiece tokenizer. Default "teacher".
     """
 
     layers: (
@@ -268,6 +271,7 @@ class FromTeacher:
         | Annotated[tuple[Annotated[int, Field(ge=0, le=999)], ...], Field(min_length=1)]
     )
     weights: Literal["pretrained", "fine_tuned"] = "pretrained"
+    vocabulary: Literal["teacher", "corpus"] = "teacher"
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
@@ -288,7 +292,7 @@ class StudentRecipe:
     """The model to train: exactly one of `from_teacher`, `model` and `config`.
 
     Attributes:
-        from_teacher: Some of the teacher's layers.
+        from_teacher: A part of the teacher: some of its layers and tokens.
         model: A transformers model: "package:NAME", a folder or a Hugging Face Hub id.
         revision: The Hub model's git revision, only with `model`.
         config: A transformers configuration for a student from scratch, with its model_type:

@@ -145,8 +145,9 @@ def _made(report: Mapping[str, Any]) -> str:
     seconds = ", ".join(f"{role} {s:.0f} s" for role, s in training["seconds"].items())
     versions = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
     start = training["student_start"]
+    tokens = f" and {start['tokens']:,} tokens" if "tokens" in start else ""
     began = (
-        f"layers {', '.join(map(str, start['layers']))} of {start['teacher']}"
+        f"layers {', '.join(map(str, start['layers']))}{tokens} of {start['teacher']}"
         if "layers" in start
         else start.get("model", "random weights")
     )

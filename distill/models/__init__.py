@@ -8,8 +8,10 @@ from distill.models.source import ModelSource, find_model
 from distill.models.student import Student
 from distill.models.teacher import RememberedTeacher, Teacher
 from distill.models.vocabulary import keep_tokenizer_tokens, keep_tokens, needed_tokens
+from distill.models.width import Activity, Width, choose_width, keep_width, measure_activity
 
 __all__ = [
+    "Activity",
     "Batch",
     "Features",
     "ModelSource",
@@ -17,11 +19,15 @@ __all__ = [
     "RememberedTeacher",
     "Student",
     "Teacher",
+    "Width",
+    "choose_width",
     "evenly_spaced",
     "find_model",
     "keep_layers",
     "keep_tokenizer_tokens",
     "keep_tokens",
+    "keep_width",
+    "measure_activity",
     "needed_tokens",
     "set_dropout",
 ]

@@ -17,8 +17,18 @@ from distill.engine import Engine, predict
 from distill.errors import CheckpointError, ModelError
 from distill.evaluation import size, task_score
 from distill.losses import Labels, Total
-from distill.models import Features, ModelSource, RememberedTeacher, Student, Teacher, find_model
-from distill.models.loading import load_tokenizer
+from distill.models import (
+    Activity,
+    Features,
+    ModelSource,
+    RememberedTeacher,
+    Student,
+    Teacher,
+    find_model,
+    measure_activity,
+)
+from distill.models.loading import load_model, load_tokenizer
+from distill.models.width import check_width
 from distill.recipe import Recipe, TrainRecipe
 from distill.run_folder import Role, RunFolder, fit_name, read_json, write_json
 from distill.runs.cache import RECORD, CacheEntry
@@ -31,6 +41,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from distill.progress import Progress
+
+
+CALIBRATION_EXAMPLES = 1024  # as many as Minitron takes
 
 
 @dataclass(frozen=True)
@@ -85,6 +98,7 @@ class Workbench:
         self._features: dict[tuple[str, str], Features] = {}
         self._remembered: RememberedTeacher | None = None
         self._running: Teacher | None = None
+        self._activity: Activity | None = None
 
     def fit_teacher(self) -> Fit:
         """Fine-tune the teacher, or take the fine-tuned one the recipe names, and store its predictions."""
@@ -307,6 +321,9 @@ class Workbench:
             return Student.from_teacher(
                 source,
                 layers=wanted.from_teacher.layers,
+                hidden=wanted.from_teacher.hidden,
+                intermediate=wanted.from_teacher.intermediate,
+                activity=self._activity_of(source) if wanted.from_teacher.is_narrower else None,
                 kind=kind,
                 labels=labels,
                 seed=seed,
@@ -320,6 +337,22 @@ class Workbench:
             raise ModelError("student: give from_teacher, model or config")
         source = find_model(wanted.tokenizer) if wanted.tokenizer else self._teacher_source
         return Student.from_config(wanted.config, load_tokenizer(source), kind=kind, labels=labels, seed=seed)
+
+    def _activity_of(self, source: ModelSource) -> Activity | None:
+        """What the channels, heads and neurons of the teacher's files do on training examples, measured once."""
+        wanted = self.recipe.student.from_teacher
+        if wanted is None or wanted.keep == "first":
+            return None
+        if self._activity is None:
+            model = load_model(source, kind=self.task.kind, labels=self.task.labels, seed=0)
+            check_width(model, wanted.hidden, wanted.intermediate)  # before the work, not after it
+            features = self._features_for(load_tokenizer(source), "train")
+            step = -(-len(features) // CALIBRATION_EXAMPLES)
+            chosen = sorted(range(0, len(features), step), key=lambda index: features.lengths[index])
+            size = self.recipe.train.per_device_eval_batch_size
+            batches = (features.batch(chosen[start : start + size]) for start in range(0, len(chosen), size))
+            self._activity = measure_activity(model.to(self.accelerator.device), batches)
+        return self._activity
 
     @property
     def _trims_vocabulary(self) -> bool:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from distill.errors import ModelError
 from distill.losses import ForwardKL, HiddenStates, Labels, Relations
 from distill.models import needed_tokens
 from distill.recipe import FromTeacher, Recipe, StudentRecipe, read_recipe
@@ -60,7 +61,7 @@ def test_training_with_a_trimmed_vocabulary_is_training_with_the_whole(recipe, t
     for name, tensor in trimmed.items():
         expected = whole[name][tokens] if name == WORDS else whole[name]
         torch.testing.assert_close(tensor, expected, rtol=0, atol=1e-4)
-    assert f"layers 0, 3 and {len(tokens):,} tokens of" in (finished.folder / "report.md").read_text()
+    assert f"layers 0, 3, {len(tokens):,} tokens of" in (finished.folder / "report.md").read_text()
     assert read_recipe(finished.folder / "recipe.yaml").student.from_teacher.vocabulary == "corpus"
 
 
@@ -90,3 +91,44 @@ def test_the_training_texts_of_all_tasks_decide_and_no_validation_text(
     assert only_validated not in kept["rte"]
     assert finished.data["student"]["parameters"] == finished.data["baseline"]["parameters"]
     assert finished.data["sharing"]["common"] > 0
+
+
+@pytest.mark.parametrize("keep", ["most_active", "first"])
+def test_a_run_whose_student_is_shallower_narrower_and_knows_fewer_tokens(recipe, tmp_path, tiny_bert, keep):
+    made = {"vocabulary": "corpus", "hidden": 16, "intermediate": 24, "keep": keep}
+    one = dataclasses.replace(
+        with_student(recipe, ("cb",), **made),
+        train=dataclasses.replace(recipe.train, dropout=0.0, learning_rate=1e-9),
+        loss=(Labels(), ForwardKL()),
+    )
+    finished = run(one, tmp_path / "run")
+    folder = finished.folder / "student" / "cb"
+    weights = load_file(folder / "model.safetensors")
+    provenance = json.loads((folder / "provenance.json").read_text())
+    # A step that small leaves the weights where they started: at the teacher's, where the provenance says.
+    words = load_file(tiny_bert / "model.safetensors")["embeddings.word_embeddings.weight"]
+    expected = words[provenance["tokens"]][:, provenance["channels"]]
+    torch.testing.assert_close(weights[WORDS], expected, rtol=0, atol=1e-6)
+    first = provenance["channels"] == list(range(16))
+    assert first == (keep == "first")
+    assert finished.data["student"]["parameters"] == sum(tensor.numel() for tensor in weights.values())
+    assert finished.data["baseline"]["parameters"] == finished.data["student"]["parameters"]
+    text = (finished.folder / "report.md").read_text()
+    assert f"{len(provenance['tokens']):,} tokens, 16 channels, 1 head, 24 neurons of" in text
+
+
+def test_a_loss_that_looks_inside_reads_a_narrower_student(recipe, tmp_path):
+    one = dataclasses.replace(
+        with_student(recipe, ("rte",), vocabulary="corpus", hidden=16),
+        loss=0.5 * ForwardKL() + 0.1 * HiddenStates() + 0.1 * Relations(heads=4),
+        baseline=False,
+    )
+    finished = run(one, tmp_path / "run")
+    assert all(value > 0 for value in losses(finished.folder))
+
+
+def test_a_width_the_teacher_cannot_have_stops_the_run_in_one_line(recipe, tmp_path):
+    with pytest.raises(
+        ModelError, match=r"^student\.from_teacher\.hidden: must be a multiple of 16.*found 20$"
+    ):
+        run(with_student(recipe, ("cb",), hidden=20), tmp_path / "run")

@@ -1,6 +1,7 @@
 """Teachers, students, and what they say about a batch."""
 
 from distill.models.batch import Batch, Features
+from distill.models.budget import parameter_budget
 from distill.models.dropout import set_dropout
 from distill.models.layers import evenly_spaced, keep_layers
 from distill.models.prediction import Prediction
@@ -29,5 +30,6 @@ __all__ = [
     "keep_width",
     "measure_activity",
     "needed_tokens",
+    "parameter_budget",
     "set_dropout",
 ]

@@ -20,6 +20,7 @@ import torch
 from distill.errors import ModelError
 from distill.models.layers import layer_stack
 from distill.models.loading import quiet_transformers
+from distill.recipe.budget import BERT_LIKE
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from distill.models.batch import Batch
 
 FIELD = "student.from_teacher"
-# Model types whose modules have BERT's names and whose attention is as wide as the model.
-BERT_LIKE = ("bert", "roberta", "xlm-roberta", "camembert")
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from distill.models import (
     Teacher,
     find_model,
     measure_activity,
+    parameter_budget,
 )
 from distill.models.loading import load_model, load_tokenizer
 from distill.models.width import check_width
@@ -183,6 +184,8 @@ class Workbench:
         train: TrainRecipe,
         teacher: Callable[[Student], RememberedTeacher | Teacher] | None,
     ) -> tuple[Student, dict[str, Any]]:
+        if fit.role == "student" and fit.seed == self.recipe.seeds[0]:
+            self._say_size(student)
         log = MetricsLog(self.folder.metrics, fit.name)
         validation = self._features_for(student.tokenizer, "validation")
         engine = Engine(
@@ -210,6 +213,13 @@ class Workbench:
             "tokens": engine.tokens,
             "provenance": student.start,
         }
+
+    def _say_size(self, student: Student) -> None:
+        """The student's parameters, before anything is trained."""
+        budget = parameter_budget(student.model)
+        teacher = read_json(self.folder.fit(fit_name("teacher", self.task.name, self.recipe.seeds[0])))
+        ratio = budget.total / teacher["parameters"]
+        self.progress.say(f"student-{self.task.name}: {budget.as_text()}, {ratio:.2f} of the teacher's")
 
     def _answer(self, fit: Fit, made: Student | Teacher) -> dict[str, int]:
         """Predict and store the validation answers of the task and its diagnostics; how many inputs were cut."""

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from distill.errors import ModelError
 from distill.losses import ForwardKL, HiddenStates, Labels, Relations
 from distill.models import needed_tokens
+from distill.progress import Silent
 from distill.recipe import FromTeacher, Recipe, StudentRecipe, read_recipe
 from distill.runs import run
 
@@ -125,6 +126,28 @@ def test_a_loss_that_looks_inside_reads_a_narrower_student(recipe, tmp_path):
     )
     finished = run(one, tmp_path / "run")
     assert all(value > 0 for value in losses(finished.folder))
+
+
+def test_the_size_is_said_before_the_student_is_trained(recipe, tmp_path):
+    class Heard(Silent):
+        def __init__(self):
+            self.lines = []
+
+        def say(self, line: str) -> None:
+            self.lines.append(line)
+
+        def begin(self, what: str, total: int, done: int = 0) -> None:
+            self.lines.append(what)
+
+    heard = Heard()
+    finished = run(
+        with_student(recipe, ("cb",), vocabulary="corpus", intermediate=32), tmp_path / "run", progress=heard
+    )
+    said = next(line for line in heard.lines if "parameters (embedding" in line)
+    count, ratio = finished.data["student"]["parameters"], 1 / finished.data["compression"]["parameters"]
+    assert said.startswith(f"student-cb: {count / 1e6:.2f} M parameters (embedding ")
+    assert said.endswith(f", {ratio:.2f} of the teacher's")
+    assert heard.lines.index(said) < heard.lines.index("student-cb-seed0")
 
 
 def test_a_width_the_teacher_cannot_have_stops_the_run_in_one_line(recipe, tmp_path):

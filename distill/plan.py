@@ -1,4 +1,4 @@
-"""What a recipe would do, without doing it: examples, steps, roles. Needs no torch."""
+"""What a recipe would do, without doing it: examples, steps, roles, parameters. Needs no torch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distill.recipe import Recipe
+from distill.recipe.budget import Budget, planned_budgets
 from distill.tasks import TASKS
 
 
@@ -17,10 +18,12 @@ class Plan:
         recipe: what was planned.
         tasks: per task the examples and the optimizer steps of teacher and student; None where the data is on
             the hub and was not looked at.
+        parameters: of teacher and student, without a task's classifier; None where no file here tells.
     """
 
     recipe: Recipe
     tasks: dict[str, dict[str, int | None]]
+    parameters: dict[str, Budget | None]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for `--json`."""
@@ -32,6 +35,10 @@ class Plan:
             "folder": self.recipe.folder,
             "source": self.recipe.data.source,
             "fits": self._fits,
+            "parameters": {
+                role: None if budget is None else budget.as_dict() for role, budget in self.parameters.items()
+            },
+            "parameters_are_upper_bound": self._trims_vocabulary,
             "tasks": self.tasks,
         }
 
@@ -48,6 +55,7 @@ class Plan:
             f"{recipe.name}: the recipe is fine",
             f"  data     {recipe.data.source}{' ' + recipe.data.path if recipe.data.path else ''}",
             f"  teacher  {recipe.teacher.model}{', fine-tuned here' if recipe.teacher.train else ', already fine-tuned'}",
+            *self._sizes,
             f"  loss     {loss}",
             f"  fits     {self._fits}: {roles} on {len(self.tasks)} tasks, seeds {', '.join(map(str, recipe.seeds))}",
             f"  folder   {recipe.folder}",
@@ -61,6 +69,25 @@ class Plan:
                 f"  {TASKS[task].title:<8} {shown[0]:>6} {shown[1]:>5} {shown[2]:>15} {shown[3]:>15}"
             )
         return "\n".join(lines)
+
+    @property
+    def _trims_vocabulary(self) -> bool:
+        cut = self.recipe.student.from_teacher
+        return cut is not None and cut.vocabulary == "corpus"
+
+    @property
+    def _sizes(self) -> list[str]:
+        """A line for each model whose size is known."""
+        lines = []
+        teacher, student = self.parameters["teacher"], self.parameters["student"]
+        if teacher is not None:
+            lines.append(f"           {teacher.as_text()}")
+        if student is not None:
+            bound = "at most " if self._trims_vocabulary else ""
+            ratio = "" if teacher is None else f", {student.total / teacher.total:.2f} of the teacher's"
+            trimmed = "; the training texts decide how many tokens it keeps" if bound else ""
+            lines.append(f"  student  {bound}{student.as_text()}{ratio}{trimmed}")
+        return lines
 
     @property
     def _fits(self) -> int:
@@ -100,4 +127,4 @@ def plan(recipe: Recipe) -> Plan:
             "teacher_steps": total_steps(teacher.for_task(name), len(training)) if teacher else 0,
             "student_steps": total_steps(recipe.train.for_task(name), len(training)),
         }
-    return Plan(recipe, tasks)
+    return Plan(recipe, tasks, planned_budgets(recipe))

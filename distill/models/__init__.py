@@ -1,14 +1,18 @@
 """Teachers, students, and what they say about a batch."""
 
 from distill.models.batch import Batch, Features
+from distill.models.budget import parameter_budget
 from distill.models.dropout import set_dropout
 from distill.models.layers import evenly_spaced, keep_layers
 from distill.models.prediction import Prediction
 from distill.models.source import ModelSource, find_model
 from distill.models.student import Student
 from distill.models.teacher import RememberedTeacher, Teacher
+from distill.models.vocabulary import keep_tokenizer_tokens, keep_tokens, needed_tokens
+from distill.models.width import Activity, Width, choose_width, keep_width, measure_activity
 
 __all__ = [
+    "Activity",
     "Batch",
     "Features",
     "ModelSource",
@@ -16,8 +20,16 @@ __all__ = [
     "RememberedTeacher",
     "Student",
     "Teacher",
+    "Width",
+    "choose_width",
     "evenly_spaced",
     "find_model",
     "keep_layers",
+    "keep_tokenizer_tokens",
+    "keep_tokens",
+    "keep_width",
+    "measure_activity",
+    "needed_tokens",
+    "parameter_budget",
     "set_dropout",
 ]

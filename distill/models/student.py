@@ -12,9 +12,11 @@ from distill.models.loading import TaskKind, load_model, load_tokenizer, model_f
 from distill.models.prediction import Prediction
 from distill.models.recording import model_shape, run
 from distill.models.source import ModelSource, find_model
+from distill.models.vocabulary import keep_tokenizer_tokens, keep_tokens, needed_tokens
+from distill.models.width import Activity, choose_width, keep_width
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -29,8 +31,10 @@ class Student:
     Args:
         model: a sequence-classification or multiple-choice model in float32.
         tokenizer: the one it reads.
-        provenance: which teacher layer each of its layers started from (`{"layers": [0, 2, 5], "teacher": …}`),
-            or the model it was loaded from. Written beside the weights.
+        provenance: which of the teacher's parts each of its own started from, or the model it was loaded from.
+            Written beside the weights. `{"teacher": …, "layers": [0, 2, 5]}`: its layer 1 was the teacher's 2. Where
+            some were left out also `"tokens": [0, 100, …]`, `"channels": [1, 2, 5, …]` of the hidden states, and
+            `"heads": [[0, 3], …]` and `"neurons": [[4, …], …]` with a list for each of its own layers.
     """
 
     def __init__(
@@ -52,17 +56,45 @@ class Student:
         kind: TaskKind,
         labels: tuple[str, ...],
         seed: int = 0,
+        hidden: int | None = None,
+        intermediate: int | None = None,
+        activity: Activity | None = None,
+        used_tokens: Iterable[int] | None = None,
     ) -> Student:
-        """A student that keeps some layers of a teacher's files; a head the files lack is drawn from `seed`.
+        """A student that keeps a part of a teacher's files; a classifier the files lack is drawn from `seed`.
+
+        Args:
+            source: the teacher's files.
+            layers: how many, evenly spaced, or which.
+            kind: the head the task needs.
+            labels: the task's labels.
+            seed: of a new classifier's weights.
+            hidden: channels of the hidden states; attention heads keep their size. None keeps all.
+            intermediate: neurons of each layer's feed-forward network. None keeps all.
+            activity: of the teacher's parts, which are then ranked by it (`measure_activity`). None keeps the first.
+            used_tokens: ids of the teacher's tokens that the student must read: it keeps these, the special tokens
+                and the letters of words (`needed_tokens`), under ids of its own. None keeps all.
 
         Raises:
-            ModelError: the teacher has fewer layers, or no stack of layers to choose from.
+            ModelError: the teacher has fewer layers or no stack of layers to choose from, cannot have that width,
+                or its tokenizer cannot be trimmed.
         """
         source = find_model(source) if isinstance(source, str) else source
         whole = load_model(source, kind=kind, labels=labels, seed=seed)
         kept = choose_layers(whole, layers)
         provenance = {"teacher": source.name, "teacher_digest": source.digest, "layers": list(kept)}
-        return cls(keep_layers(whole, kept), load_tokenizer(source), provenance)
+        if hidden is not None or intermediate is not None:
+            width = choose_width(whole, hidden, intermediate, activity)
+            whole = keep_width(whole, width)
+            provenance["channels"] = list(width.channels)
+            provenance["heads"] = [list(width.heads[layer]) for layer in kept]
+            provenance["neurons"] = [list(width.neurons[layer]) for layer in kept]
+        model, tokenizer = keep_layers(whole, kept), load_tokenizer(source)
+        if used_tokens is not None:
+            tokens = needed_tokens(tokenizer, used_tokens)
+            model, tokenizer = keep_tokens(model, tokens), keep_tokenizer_tokens(tokenizer, tokens)
+            provenance["tokens"] = list(tokens)
+        return cls(model, tokenizer, provenance)
 
     @classmethod
     def load(
@@ -104,6 +136,19 @@ class Student:
         """The teacher layer that each of its layers started from; None unless it was made of a teacher's."""
         layers = self.provenance.get("layers")
         return None if layers is None else tuple(layers)
+
+    @property
+    def tokens(self) -> tuple[int, ...] | None:
+        """The teacher's id of each of its tokens; None unless some of the teacher's tokens were left out."""
+        tokens = self.provenance.get("tokens")
+        return None if tokens is None else tuple(tokens)
+
+    @property
+    def start(self) -> dict[str, Any]:
+        """The provenance in few words: of tokens, channels, heads and neurons (a layer) only how many there are."""
+        whole = {part: self.provenance[part] for part in ("tokens", "channels") if part in self.provenance}
+        a_layer = {part: self.provenance[part][0] for part in ("heads", "neurons") if part in self.provenance}
+        return {**self.provenance, **{part: len(kept) for part, kept in (whole | a_layer).items()}}
 
     def __call__(self, batch: Batch, wanted: Wanted | None = None) -> Prediction:
         """Logits for a batch and the wanted activations, differentiable while the model is in training mode."""

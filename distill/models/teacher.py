@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -40,6 +42,7 @@ class Teacher:
         self.model = model
         self.model.train(mode=False).requires_grad_(False)
         self.tokenizer = tokenizer
+        self._token_V: Tensor | None = None
         self._order = None if labels is None else class_order(model.config.id2label or {}, labels)
 
     @classmethod
@@ -51,6 +54,12 @@ class Teacher:
         loaded = load_model(source, kind=kind, labels=labels, seed=0, allow_new_head=False)
         return cls(loaded, load_tokenizer(source), labels if kind == "classification" else None)
 
+    def reading(self, tokens: Sequence[int]) -> Teacher:
+        """The same teacher for batches in a student's token ids: it reads its own token `tokens[i]` for each i."""
+        reader = copy.copy(self)
+        reader._token_V = torch.tensor(tokens, device=self.model.device)
+        return reader
+
     @property
     def shape(self) -> ModelShape:
         """Layers, width and heads."""
@@ -59,6 +68,10 @@ class Teacher:
     @torch.inference_mode()
     def __call__(self, batch: Batch, wanted: Wanted | None = None) -> Prediction:
         """Logits for a batch on the teacher's device, and the wanted activations."""
+        if self._token_V is not None:
+            batch = replace(
+                batch, inputs={**batch.inputs, "input_ids": self._token_V[batch.inputs["input_ids"]]}
+            )
         logits_BC, activations = run(self.model, batch.inputs, wanted)
         return Prediction(logits_BC if self._order is None else logits_BC[:, self._order], activations)
 

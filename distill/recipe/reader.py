@@ -232,6 +232,8 @@ def _surroundings_mistakes(sections: _Sections) -> list[Mistake]:
         mistakes += surroundings.teacher_mistakes(sections.teacher, sections.data)
     if sections.student is not None:
         mistakes += surroundings.student_mistakes(sections.student)
+        if sections.teacher is not None:
+            mistakes += surroundings.width_mistakes(sections.student, sections.teacher, sections.data)
     return mistakes
 
 

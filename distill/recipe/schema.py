@@ -254,13 +254,23 @@ def _model_mistakes(model: str, revision: str | None) -> list[Mistake]:
 
 @dataclass(frozen=True, kw_only=True)
 class FromTeacher:
-    """A student made of some of the teacher's layers.
+    """A student made of a part of the teacher.
 
     Attributes:
         layers: How many layers, evenly spaced with the first and the last kept; or the teacher layers
             themselves, counted from 0, increasing.
         weights: Which of the teacher's weights the student starts from: "pretrained" (before it was
             fine-tuned) or "fine_tuned". Default "pretrained".
+        vocabulary: The tokens the student keeps: "teacher" (all of the teacher's) or "corpus" (those that occur
+            in the training examples of the run's tasks, special tokens and single letters; validation examples
+            have no say). Needs a WordPiece tokenizer. Default "teacher".
+        hidden: The width of the hidden states, at most the teacher's. Attention heads keep their size, so it must
+            be a multiple of that. For bert, roberta and their kin. Default: the teacher's.
+        intermediate: The width of the feed-forward networks, at most the teacher's. For bert, roberta and their
+            kin. Default: the teacher's.
+        keep: Which channels, heads and neurons a narrower student keeps: the "most_active" ones (largest mean
+            absolute activation of the teacher on 1,024 training examples, as in Minitron) or the "first".
+            Default "most_active".
     """
 
     layers: (
@@ -268,19 +278,30 @@ class FromTeacher:
         | Annotated[tuple[Annotated[int, Field(ge=0, le=999)], ...], Field(min_length=1)]
     )
     weights: Literal["pretrained", "fine_tuned"] = "pretrained"
+    vocabulary: Literal["teacher", "corpus"] = "teacher"
+    hidden: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    intermediate: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    keep: Literal["most_active", "first"] = "most_active"
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
     def __post_init__(self) -> None:
         check_fields(self)
+        mistakes: list[Mistake] = []
         if not isinstance(self.layers, int):
-            _raise(
-                [
-                    (("layers", index + 1), f"must be above the layer before it ({before}), found {after}")
-                    for index, (before, after) in enumerate(zip(self.layers, self.layers[1:], strict=False))
-                    if after <= before
-                ]
-            )
+            mistakes += [
+                (("layers", index + 1), f"must be above the layer before it ({before}), found {after}")
+                for index, (before, after) in enumerate(zip(self.layers, self.layers[1:], strict=False))
+                if after <= before
+            ]
+        if self.keep == "first" and not self.is_narrower:
+            mistakes.append((("keep",), "is only for a narrower student; give hidden or intermediate"))
+        _raise(mistakes)
+
+    @property
+    def is_narrower(self) -> bool:
+        """Whether a width is given."""
+        return self.hidden is not None or self.intermediate is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,7 +309,7 @@ class StudentRecipe:
     """The model to train: exactly one of `from_teacher`, `model` and `config`.
 
     Attributes:
-        from_teacher: Some of the teacher's layers.
+        from_teacher: A part of the teacher: some of its layers, tokens, channels, heads and neurons.
         model: A transformers model: "package:NAME", a folder or a Hugging Face Hub id.
         revision: The Hub model's git revision, only with `model`.
         config: A transformers configuration for a student from scratch, with its model_type:

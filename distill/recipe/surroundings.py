@@ -6,7 +6,8 @@ import importlib.metadata
 import os
 from pathlib import PurePosixPath, PureWindowsPath
 
-from .schema import DataRecipe, StudentRecipe, TeacherRecipe
+from .budget import budget_of, local_config
+from .schema import TASK_NAMES, DataRecipe, StudentRecipe, TeacherRecipe
 from .wording import Mistake, Place
 
 
@@ -36,6 +37,32 @@ def student_mistakes(student: StudentRecipe) -> list[Mistake]:
     mistakes = _model_mistakes(("student", "model"), student.model) if student.model is not None else []
     if student.tokenizer is not None:
         mistakes += _model_mistakes(("student", "tokenizer"), student.tokenizer)
+    return mistakes
+
+
+def width_mistakes(student: StudentRecipe, teacher: TeacherRecipe, data: DataRecipe | None) -> list[Mistake]:
+    """Widths that the teacher's config.json, where it is here, does not allow."""
+    cut = student.from_teacher
+    if cut is None or not cut.is_narrower:
+        return []
+    tasks = data.tasks if data is not None else TASK_NAMES
+    config = local_config(teacher.for_task(tasks[0]))
+    if config is None or budget_of(config) is None:
+        return []  # loading the model says why
+    mistakes: list[Mistake] = []
+    place = ("student", "from_teacher")
+    for field, size in (("hidden", "hidden_size"), ("intermediate", "intermediate_size")):
+        asked = getattr(cut, field)
+        if asked is not None and asked > config[size]:
+            mistakes.append(((*place, field), f"must be at most the teacher's {config[size]}, found {asked}"))
+    head = config["hidden_size"] // config["num_attention_heads"]
+    if cut.hidden is not None and cut.hidden % head and cut.hidden <= config["hidden_size"]:
+        mistakes.append(
+            (
+                (*place, "hidden"),
+                f"must be a multiple of {head}, the size of the teacher's attention heads, found {cut.hidden}",
+            )
+        )
     return mistakes
 
 

@@ -145,8 +145,13 @@ def _made(report: Mapping[str, Any]) -> str:
     seconds = ", ".join(f"{role} {s:.0f} s" for role, s in training["seconds"].items())
     versions = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
     start = training["student_start"]
+    narrower = "".join(
+        f", {start[part]:,} {part if start[part] != 1 else part[:-1]}"
+        for part in ("tokens", "channels", "heads", "neurons")
+        if part in start
+    )
     began = (
-        f"layers {', '.join(map(str, start['layers']))} of {start['teacher']}"
+        f"layers {', '.join(map(str, start['layers']))}{narrower} of {start['teacher']}"
         if "layers" in start
         else start.get("model", "random weights")
     )

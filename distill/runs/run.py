@@ -10,6 +10,7 @@ from distill.progress import Progress, Silent
 from distill.recipe import Recipe, recipe_sha256, write_recipe
 from distill.report import Report, read_report, write_report
 from distill.run_folder import RunFolder, write_json
+from distill.runs.corpus import Corpus
 from distill.runs.facts import data_facts, measurements
 from distill.runs.workbench import Workbench
 from distill.tasks import DIAGNOSTICS, SUPERGLUE, TaskData, load_task
@@ -46,8 +47,11 @@ def run(recipe: Recipe, folder: str | Path | None = None, *, progress: Progress 
             write_json(run_folder.environment, describe_environment())
             write_json(run_folder.data, data_facts(recipe, data))
         accelerator.wait_for_everyone()
+        corpus = Corpus(recipe, [data[name] for name in recipe.data.tasks])
         for name in recipe.data.tasks:
-            bench = Workbench(recipe, run_folder, data[name], _diagnostics_of(name, data), accelerator, told)
+            bench = Workbench(
+                recipe, run_folder, data[name], _diagnostics_of(name, data), corpus, accelerator, told
+            )
             bench.fit_teacher()
             for seed in recipe.seeds:
                 bench.fit_student(seed)

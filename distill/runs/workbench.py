@@ -17,11 +17,23 @@ from distill.engine import Engine, predict
 from distill.errors import CheckpointError, ModelError
 from distill.evaluation import size, task_score
 from distill.losses import Labels, Total
-from distill.models import Features, ModelSource, RememberedTeacher, Student, Teacher, find_model
-from distill.models.loading import load_tokenizer
+from distill.models import (
+    Activity,
+    Features,
+    ModelSource,
+    RememberedTeacher,
+    Student,
+    Teacher,
+    find_model,
+    measure_activity,
+    parameter_budget,
+)
+from distill.models.loading import load_model, load_tokenizer
+from distill.models.width import check_width
 from distill.recipe import Recipe, TrainRecipe
 from distill.run_folder import Role, RunFolder, fit_name, read_json, write_json
 from distill.runs.cache import RECORD, CacheEntry
+from distill.runs.corpus import Corpus, name_of
 from distill.runs.metrics_log import MetricsLog
 from distill.tasks import Example, Task, TaskData, encode, write_predictions
 
@@ -30,6 +42,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from distill.progress import Progress
+
+
+CALIBRATION_EXAMPLES = 1024  # as many as Minitron takes
 
 
 @dataclass(frozen=True)
@@ -55,6 +70,7 @@ class Workbench:
         folder: where finished fits, predictions and models are kept.
         data: the task's examples.
         diagnostics: evaluation-only data answered by the same model (AX-b and AX-g by the RTE model).
+        corpus: the training examples of all tasks of the run.
         accelerator: devices and processes.
         progress: told what is going on.
     """
@@ -65,6 +81,7 @@ class Workbench:
         folder: RunFolder,
         data: TaskData,
         diagnostics: list[TaskData],
+        corpus: Corpus,
         accelerator: Accelerator,
         progress: Progress,
     ):
@@ -72,6 +89,7 @@ class Workbench:
         self.folder = folder
         self.data = data
         self.diagnostics = diagnostics
+        self.corpus = corpus
         self.accelerator = accelerator
         self.progress = progress
         self.task: Task = data.task
@@ -81,6 +99,7 @@ class Workbench:
         self._features: dict[tuple[str, str], Features] = {}
         self._remembered: RememberedTeacher | None = None
         self._running: Teacher | None = None
+        self._activity: Activity | None = None
 
     def fit_teacher(self) -> Fit:
         """Fine-tune the teacher, or take the fine-tuned one the recipe names, and store its predictions."""
@@ -165,6 +184,8 @@ class Workbench:
         train: TrainRecipe,
         teacher: Callable[[Student], RememberedTeacher | Teacher] | None,
     ) -> tuple[Student, dict[str, Any]]:
+        if fit.role == "student" and fit.seed == self.recipe.seeds[0]:
+            self._say_size(student)
         log = MetricsLog(self.folder.metrics, fit.name)
         validation = self._features_for(student.tokenizer, "validation")
         engine = Engine(
@@ -190,8 +211,15 @@ class Workbench:
         return student, {
             "steps": engine.step_number,
             "tokens": engine.tokens,
-            "provenance": student.provenance,
+            "provenance": student.start,
         }
+
+    def _say_size(self, student: Student) -> None:
+        """The student's parameters, before anything is trained."""
+        budget = parameter_budget(student.model)
+        teacher = read_json(self.folder.fit(fit_name("teacher", self.task.name, self.recipe.seeds[0])))
+        ratio = budget.total / teacher["parameters"]
+        self.progress.say(f"student-{self.task.name}: {budget.as_text()}, {ratio:.2f} of the teacher's")
 
     def _answer(self, fit: Fit, made: Student | Teacher) -> dict[str, int]:
         """Predict and store the validation answers of the task and its diagnostics; how many inputs were cut."""
@@ -299,8 +327,17 @@ class Workbench:
             source = self._teacher_source
             if wanted.from_teacher.weights == "fine_tuned" and self.recipe.teacher.train is not None:
                 source = find_model(str(self.folder.model("teacher", self.task.name)))
+            used = self.corpus.tokens(load_tokenizer(source)) if self._trims_vocabulary else None
             return Student.from_teacher(
-                source, layers=wanted.from_teacher.layers, kind=kind, labels=labels, seed=seed
+                source,
+                layers=wanted.from_teacher.layers,
+                hidden=wanted.from_teacher.hidden,
+                intermediate=wanted.from_teacher.intermediate,
+                activity=self._activity_of(source) if wanted.from_teacher.is_narrower else None,
+                kind=kind,
+                labels=labels,
+                seed=seed,
+                used_tokens=used,
             )
         if wanted.model is not None:
             return Student.load(
@@ -310,6 +347,27 @@ class Workbench:
             raise ModelError("student: give from_teacher, model or config")
         source = find_model(wanted.tokenizer) if wanted.tokenizer else self._teacher_source
         return Student.from_config(wanted.config, load_tokenizer(source), kind=kind, labels=labels, seed=seed)
+
+    def _activity_of(self, source: ModelSource) -> Activity | None:
+        """What the channels, heads and neurons of the teacher's files do on training examples, measured once."""
+        wanted = self.recipe.student.from_teacher
+        if wanted is None or wanted.keep == "first":
+            return None
+        if self._activity is None:
+            model = load_model(source, kind=self.task.kind, labels=self.task.labels, seed=0)
+            check_width(model, wanted.hidden, wanted.intermediate)  # before the work, not after it
+            features = self._features_for(load_tokenizer(source), "train")
+            step = -(-len(features) // CALIBRATION_EXAMPLES)
+            chosen = sorted(range(0, len(features), step), key=lambda index: features.lengths[index])
+            size = self.recipe.train.per_device_eval_batch_size
+            batches = (features.batch(chosen[start : start + size]) for start in range(0, len(chosen), size))
+            self._activity = measure_activity(model.to(self.accelerator.device), batches)
+        return self._activity
+
+    @property
+    def _trims_vocabulary(self) -> bool:
+        wanted = self.recipe.student.from_teacher
+        return wanted is not None and wanted.vocabulary == "corpus"
 
     def _teacher_for(self, loss: Total) -> Callable[[Student], RememberedTeacher | Teacher]:
         return self._running_teacher if loss.reads_activations else self._remembering_teacher
@@ -322,12 +380,17 @@ class Workbench:
         """
         if self._running is None:
             self._running = self._load_teacher()
-        if self._name_of(self._running.tokenizer) != self._name_of(student.tokenizer):
-            raise ModelError(
-                "loss: a term compares student and teacher token by token, but they have different tokenizers; "
-                "give the student the teacher's"
-            )
-        return self._running
+        if name_of(self._running.tokenizer) == name_of(student.tokenizer):
+            return self._running
+        if student.tokens is not None:
+            # The training examples hold kept tokens only, so that both tokenizers cut them into the same pieces.
+            theirs, ours = self._running.tokenizer.get_vocab(), student.tokenizer.get_vocab()
+            if all(theirs.get(name) == student.tokens[token] for name, token in ours.items()):
+                return self._running.reading(student.tokens)
+        raise ModelError(
+            "loss: a term compares student and teacher token by token, but they have different tokenizers; "
+            "give the student the teacher's"
+        )
 
     def _remembering_teacher(self, student: Student) -> RememberedTeacher:
         """The teacher's logits on the training examples, computed once for all seeds."""
@@ -349,7 +412,7 @@ class Workbench:
     # Data.
 
     def _features_for(self, tokenizer: PreTrainedTokenizerBase, split: str) -> Features:
-        key = self._name_of(tokenizer), split
+        key = name_of(tokenizer), split
         if key not in self._features:
             examples = self.training if split == "train" else self.data.validation
             self._features[key] = self._encode(tokenizer, examples, self.task)
@@ -365,10 +428,6 @@ class Workbench:
             tokenizer,
             truncated=encoded.truncated,
         )
-
-    @staticmethod
-    def _name_of(tokenizer: PreTrainedTokenizerBase) -> str:
-        return f"{type(tokenizer).__name__}-{hash(frozenset(tokenizer.get_vocab().items()))}"
 
     # Keys.
 
@@ -398,6 +457,7 @@ class Workbench:
             "teacher": teacher_key,
             "teacher_model": self._teacher_source.digest,
             "student": start,
+            "corpus": self.corpus.digests if role != "teacher" and self._trims_vocabulary else None,
             "data": self.data.sha256,
             "diagnostics": [data.sha256 for data in self.diagnostics],
             "max_length": self.recipe.data.max_length,

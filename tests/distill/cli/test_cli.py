@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -78,6 +79,46 @@ def test_check_prints_the_plan(small, distill):
     plan = json.loads(distill("check", str(small), "--json").stdout)
     assert plan["tasks"]["rte"] == {"train": 40, "validation": 24, "teacher_steps": 10, "student_steps": 10}
     assert plan["fits"] == 3
+
+
+def test_the_plan_says_where_the_parameters_of_teacher_and_student_are(small, distill):
+    cut = "student.from_teacher={layers: 1, hidden: 16, intermediate: 8, vocabulary: corpus}"
+    plan = json.loads(distill("check", str(small), "--json", "--set", cut).stdout)
+    assert plan["parameters_are_upper_bound"]
+    tables = 30522 + 512 + 2
+    assert plan["parameters"]["teacher"]["embedding"] == tables * 32
+    assert plan["parameters"]["student"] == {
+        "embedding": tables * 16,
+        "attention": 4 * (16 * 16 + 16),
+        "feed_forward": 2 * 16 * 8 + 16 + 8,
+        "other": 3 * 2 * 16 + 16 * 16 + 16,
+        "total": tables * 16 + 4 * 272 + 280 + 96 + 272,
+    }
+    text = distill("check", str(small), "--set", cut).stdout
+    assert (
+        "student  at most 0.50 M parameters (embedding 0.50, attention 0.00, feed-forward 0.00, other 0.00), 0.4"
+        in text
+    )
+    text = distill("check", str(small)).stdout
+    assert "student  1.0" in text
+    assert "at most" not in text
+
+
+def test_a_width_the_teacher_cannot_have_is_a_mistake_of_the_recipe(small, tmp_path, distill):
+    path = tmp_path / "wide.yaml"
+    for width, message in (
+        (
+            "hidden: 24",
+            "hidden: must be a multiple of 16, the size of the teacher's attention heads, found 24",
+        ),
+        ("hidden: 64", "hidden: must be at most the teacher's 32, found 64"),
+        ("intermediate: 65", "intermediate: must be at most the teacher's 64, found 65"),
+    ):
+        path.write_text(small.read_text().replace("layers: 2", f"layers: 2\n    {width}"))
+        done = distill("check", str(path))
+        assert done.returncode == 2
+        line = done.stderr.strip()
+        assert re.search(rf"{re.escape(str(path))}:\d+:5: student\.from_teacher\.{re.escape(message)}$", line)
 
 
 def test_mistakes_cost_one_line_each_and_exit_2_without_torch(tmp_path):

@@ -136,7 +136,9 @@ MALFORMED: list[tuple[str, str | bytes, list[str]]] = [
     (
         "nothing like any key",
         changed("    layers: 2", "    layers: 2\n    zzz: 1"),
-        ["7:5: student.from_teacher.zzz: is not a key here; the keys are layers, weights"],
+        [
+            "7:5: student.from_teacher.zzz: is not a key here; the keys are layers, weights, vocabulary, hidden, intermediate, keep"
+        ],
     ),
     ("an empty key", added(": 1\n"), ["12:1: has a ':' without a key before it"]),
     ("a number as a key", added("1: 1\n"), ["12:1: 1: is not a key here"]),
@@ -270,6 +272,24 @@ MALFORMED: list[tuple[str, str | bytes, list[str]]] = [
         "layers out of order",
         changed("layers: 2", "layers: [0, 5, 3]"),
         ["6:20: student.from_teacher.layers.2: must be above the layer before it (5), found 3"],
+    ),
+    (
+        "a vocabulary of one's own",
+        changed("    layers: 2", "    layers: 2\n    vocabulary: corpse"),
+        [
+            "7:5: student.from_teacher.vocabulary: must be one of teacher, corpus, found the text 'corpse'; "
+            "did you mean corpus?"
+        ],
+    ),
+    (
+        "no width",
+        changed("    layers: 2", "    layers: 2\n    hidden: 0"),
+        ["7:5: student.from_teacher.hidden: must be at least 1, found 0"],
+    ),
+    (
+        "the first of everything",
+        changed("    layers: 2", "    layers: 2\n    keep: first"),
+        ["7:5: student.from_teacher.keep: is only for a narrower student; give hidden or intermediate"],
     ),
     ("a negative seed", added("seeds: [-1]\n"), ["12:9: seeds.0: must be at least 0, found -1"]),
     ("no seeds", added("seeds: []\n"), ["12:1: seeds: must be given something"]),

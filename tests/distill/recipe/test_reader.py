@@ -112,7 +112,12 @@ scalars = (
 students = st.builds(
     StudentRecipe,
     from_teacher=st.builds(
-        FromTeacher, layers=st.integers(1, 100) | st.sets(st.integers(0, 99), min_size=1).map(sorted)
+        FromTeacher,
+        layers=st.integers(1, 100) | st.sets(st.integers(0, 99), min_size=1).map(sorted),
+        vocabulary=st.sampled_from(["teacher", "corpus"]),
+        hidden=st.none() | st.integers(1, 4096),
+        intermediate=st.integers(1, 4096),
+        keep=st.sampled_from(["most_active", "first"]),
     ),
 ) | st.builds(
     StudentRecipe,

@@ -1,0 +1,157 @@
+"""Runs whose students are cut out of the teacher in more than depth."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from distill.errors import ModelError
+from distill.losses import ForwardKL, HiddenStates, Labels, Relations
+from distill.models import needed_tokens
+from distill.progress import Silent
+from distill.recipe import FromTeacher, Recipe, StudentRecipe, read_recipe
+from distill.runs import run
+
+WORDS = "bert.embeddings.word_embeddings.weight"
+
+
+def with_student(recipe: Recipe, tasks: tuple[str, ...], **from_teacher) -> Recipe:
+    """The recipe with another student, on some tasks with one seed and no dropout."""
+    return dataclasses.replace(
+        recipe,
+        data=dataclasses.replace(recipe.data, tasks=tasks, diagnostics=False),
+        student=StudentRecipe(from_teacher=FromTeacher(layers=2, **from_teacher)),
+        train=dataclasses.replace(recipe.train, dropout=0.0),
+        seeds=(0,),
+    )
+
+
+def losses(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+@pytest.mark.parametrize(
+    ("task", "loss"),
+    [
+        ("rte", 0.5 * Labels() + 0.5 * ForwardKL(temperature=2.0)),
+        ("copa", 0.5 * ForwardKL() + 0.1 * HiddenStates() + 0.1 * Relations(heads=4)),
+    ],
+    ids=["remembered teacher", "running teacher"],
+)
+def test_training_with_a_trimmed_vocabulary_is_training_with_the_whole(recipe, tmp_path, task, loss):
+    """The training texts are inside the vocabulary, so that only rows that are never read are gone.
+
+    A teacher's row beside the wrong example, or a wrong token of either model, would train another student.
+    """
+    both = {}
+    for vocabulary in ("teacher", "corpus"):
+        one = dataclasses.replace(with_student(recipe, (task,), vocabulary=vocabulary), loss=loss)
+        finished = run(one, tmp_path / vocabulary)
+        weights = load_file(finished.folder / "student" / task / "model.safetensors")
+        both[vocabulary] = finished, weights, losses(finished.folder)
+    (_, whole, whole_losses), (finished, trimmed, trimmed_losses) = both["teacher"], both["corpus"]
+    provenance = json.loads((finished.folder / "student" / task / "provenance.json").read_text())
+    tokens = provenance["tokens"]
+    assert len(trimmed[WORDS]) == len(tokens) < 300
+    torch.testing.assert_close(torch.tensor(trimmed_losses), torch.tensor(whole_losses), rtol=1e-4, atol=1e-5)
+    for name, tensor in trimmed.items():
+        expected = whole[name][tokens] if name == WORDS else whole[name]
+        torch.testing.assert_close(tensor, expected, rtol=0, atol=1e-4)
+    assert f"layers 0, 3, {len(tokens):,} tokens of" in (finished.folder / "report.md").read_text()
+    assert read_recipe(finished.folder / "recipe.yaml").student.from_teacher.vocabulary == "corpus"
+
+
+def test_the_training_texts_of_all_tasks_decide_and_no_validation_text(
+    recipe, tmp_path, official_folder, tokenizer
+):
+    finished = run(with_student(recipe, ("copa", "rte"), vocabulary="corpus"), tmp_path / "run")
+    kept = {
+        task: json.loads((finished.folder / "student" / task / "provenance.json").read_text())["tokens"]
+        for task in ("copa", "rte")
+    }
+    assert kept["copa"] == kept["rte"]
+    texts = []
+    for title in ("COPA", "RTE"):
+        for line in (official_folder / title / "train.jsonl").read_text().splitlines():
+            texts += [value for value in json.loads(line).values() if isinstance(value, str)]
+    texts += ["What happened as a result?", "What was the cause of this?"]
+    read = {token for ids in tokenizer(texts)["input_ids"] for token in ids}
+    assert set(kept["rte"]) <= set(needed_tokens(tokenizer, read))
+    assert set(
+        tokenizer("wet dry I saw the horse by the road", add_special_tokens=False)["input_ids"]
+    ) <= set(kept["rte"])
+    only_validated = tokenizer.convert_tokens_to_ids(
+        "45"
+    )  # COPA's validation counts on to 45, training to 39
+    assert only_validated != tokenizer.unk_token_id
+    assert only_validated not in kept["rte"]
+    assert finished.data["student"]["parameters"] == finished.data["baseline"]["parameters"]
+    assert finished.data["sharing"]["common"] > 0
+
+
+@pytest.mark.parametrize("keep", ["most_active", "first"])
+def test_a_run_whose_student_is_shallower_narrower_and_knows_fewer_tokens(recipe, tmp_path, tiny_bert, keep):
+    made = {"vocabulary": "corpus", "hidden": 16, "intermediate": 24, "keep": keep}
+    one = dataclasses.replace(
+        with_student(recipe, ("cb",), **made),
+        train=dataclasses.replace(recipe.train, dropout=0.0, learning_rate=1e-9),
+        loss=(Labels(), ForwardKL()),
+    )
+    finished = run(one, tmp_path / "run")
+    folder = finished.folder / "student" / "cb"
+    weights = load_file(folder / "model.safetensors")
+    provenance = json.loads((folder / "provenance.json").read_text())
+    # A step that small leaves the weights where they started: at the teacher's, where the provenance says.
+    words = load_file(tiny_bert / "model.safetensors")["embeddings.word_embeddings.weight"]
+    expected = words[provenance["tokens"]][:, provenance["channels"]]
+    torch.testing.assert_close(weights[WORDS], expected, rtol=0, atol=1e-6)
+    first = provenance["channels"] == list(range(16))
+    assert first == (keep == "first")
+    assert finished.data["student"]["parameters"] == sum(tensor.numel() for tensor in weights.values())
+    assert finished.data["baseline"]["parameters"] == finished.data["student"]["parameters"]
+    text = (finished.folder / "report.md").read_text()
+    assert f"{len(provenance['tokens']):,} tokens, 16 channels, 1 head, 24 neurons of" in text
+
+
+def test_a_loss_that_looks_inside_reads_a_narrower_student(recipe, tmp_path):
+    one = dataclasses.replace(
+        with_student(recipe, ("rte",), vocabulary="corpus", hidden=16),
+        loss=0.5 * ForwardKL() + 0.1 * HiddenStates() + 0.1 * Relations(heads=4),
+        baseline=False,
+    )
+    finished = run(one, tmp_path / "run")
+    assert all(value > 0 for value in losses(finished.folder))
+
+
+def test_the_size_is_said_before_the_student_is_trained(recipe, tmp_path):
+    class Heard(Silent):
+        def __init__(self):
+            self.lines = []
+
+        def say(self, line: str) -> None:
+            self.lines.append(line)
+
+        def begin(self, what: str, total: int, done: int = 0) -> None:
+            self.lines.append(what)
+
+    heard = Heard()
+    finished = run(
+        with_student(recipe, ("cb",), vocabulary="corpus", intermediate=32), tmp_path / "run", progress=heard
+    )
+    said = next(line for line in heard.lines if "parameters (embedding" in line)
+    count, ratio = finished.data["student"]["parameters"], 1 / finished.data["compression"]["parameters"]
+    assert said.startswith(f"student-cb: {count / 1e6:.2f} M parameters (embedding ")
+    assert said.endswith(f", {ratio:.2f} of the teacher's")
+    assert heard.lines.index(said) < heard.lines.index("student-cb-seed0")
+
+
+def test_a_width_the_teacher_cannot_have_stops_the_run_in_one_line(recipe, tmp_path):
+    with pytest.raises(
+        ModelError, match=r"^student\.from_teacher\.hidden: must be a multiple of 16.*found 20$"
+    ):
+        run(with_student(recipe, ("cb",), hidden=20), tmp_path / "run")

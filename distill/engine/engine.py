@@ -148,7 +148,9 @@ class Engine:
                     f"found {type(self.teacher).__name__}"
                 ]
             )
-        self.models = ModelPair(self.student.shape, self.teacher.shape, self.student.origin)
+        self.models = ModelPair(
+            self.student.shape, self.teacher.shape, self.student.origin, self.student.channels
+        )
         # Its own draw: the student's dropout does not depend on whether a term has weights.
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)

@@ -138,6 +138,12 @@ class Student:
         return None if layers is None else tuple(layers)
 
     @property
+    def channels(self) -> tuple[int, ...] | None:
+        """The teacher's channel that each of its channels started from; None unless some were left out."""
+        channels = self.provenance.get("channels")
+        return None if channels is None else tuple(channels)
+
+    @property
     def tokens(self) -> tuple[int, ...] | None:
         """The teacher's id of each of its tokens; None unless some of the teacher's tokens were left out."""
         tokens = self.provenance.get("tokens")

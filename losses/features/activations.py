@@ -46,7 +46,13 @@ class ModelShape:
 
 @dataclass(frozen=True)
 class ModelPair:
-    """A student and a teacher, and which teacher layer each student layer started from, where that is known.
+    """A student and a teacher, and what the student was cut from, where that is known.
+
+    Attributes:
+        student: its shape.
+        teacher: its shape.
+        origin: the teacher layer that each student layer started from.
+        channels: the teacher's channel of the hidden states that each of the student's started from.
 
     Example:
         >>> from distill.losses import ModelPair, ModelShape
@@ -60,6 +66,7 @@ class ModelPair:
     student: ModelShape
     teacher: ModelShape
     origin: tuple[int, ...] | None = None
+    channels: tuple[int, ...] | None = None
 
     @property
     def layer_map(self) -> tuple[LayerPair, ...]:

@@ -26,9 +26,10 @@ class HiddenStates(FeatureLoss):
     """The distance of the student's hidden states, through a linear map, to the teacher's, at every token.
 
     "mean_squared" is ‖W h_s − h_t‖² / H of the teacher's H; "cosine" is 1 − cos(W h_s, h_t), blind to length. W is a
-    trained matrix for each layer pair (`build` makes it: the identity for equal widths, else orthogonal) or, with
-    projection "identity", no matrix at all: then both models need one width. W belongs to the loss, is trained with
-    the student and is not part of it.
+    trained matrix for each layer pair (`build` makes it: the identity for equal widths, what puts each channel of a
+    student cut from the teacher in its old place, else orthogonal). It belongs to the loss, is trained with the
+    student and is not part of it. Without a matrix: with projection "identity" both models need one width; with
+    "channels" the student is compared with those of the teacher's channels that it was cut from.
 
     Layers by default: each student layer with the teacher layer it started from, else evenly spaced (see
     `ModelPair.layer_map`). The value is the mean over pairs, so it does not grow with depth; the paper's sum is this
@@ -42,7 +43,8 @@ class HiddenStates(FeatureLoss):
 
     Raises:
         ValueError: an unknown distance or projection, a layer that is not there, rows without activations, widths
-            that differ under projection "identity", or a linear projection that was not built.
+            that differ under projection "identity", channels that are not known under "channels", or a linear
+            projection that was not built.
     Relations: `PKD` compares one position a sequence; `Relations` needs no map and no equal widths; `AttentionMaps`
         compares where the layers look.
 
@@ -66,7 +68,7 @@ class HiddenStates(FeatureLoss):
 
     Attributes:
         distance: see above.
-        projection: "linear" or "identity".
+        projection: "linear", "identity" or "channels", see above.
         embeddings: also compare the embeddings' outputs, as one more pair.
     """
 
@@ -74,13 +76,13 @@ class HiddenStates(FeatureLoss):
 
     kind: Literal["hidden_states"] = "hidden_states"
     distance: Literal["mean_squared", "cosine"] = "mean_squared"
-    projection: Literal["linear", "identity"] = "linear"
+    projection: Literal["linear", "identity", "channels"] = "linear"
     embeddings: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         one_of("distance", self.distance, ("mean_squared", "cosine"))
-        one_of("projection", self.projection, ("linear", "identity"))
+        one_of("projection", self.projection, ("linear", "identity", "channels"))
 
     @property
     def bound(self) -> float:
@@ -90,7 +92,7 @@ class HiddenStates(FeatureLoss):
     @property
     def zero_at_equality(self) -> bool:
         """Whether equal hidden states cost 0 by themselves; through a trained map they need not."""
-        return self.projection == "identity"
+        return self.projection != "linear"
 
     def pairs(self, models: ModelPair) -> tuple[LayerPair, ...]:
         """Return the layers to compare, the embeddings first where they are wanted."""
@@ -98,7 +100,12 @@ class HiddenStates(FeatureLoss):
         return own + super().pairs(models)
 
     def check(self, models: ModelPair) -> None:
-        """Raise ValueError unless both have one width, or maps between them."""
+        """Raise ValueError unless both have one width, or maps or known channels between them."""
+        if self.projection == "channels" and kept_channels(models) is None:
+            raise ValueError(
+                "hidden_states: projection channels needs a student whose channels were cut from the teacher's "
+                "(student.from_teacher.hidden); use projection linear"
+            )
         if self.projection == "identity" and models.student.width != models.teacher.width:
             raise ValueError(
                 f"hidden_states: projection identity needs one width, but the student's is {models.student.width} "
@@ -106,8 +113,8 @@ class HiddenStates(FeatureLoss):
             )
 
     def build(self, models: ModelPair) -> nn.Module | None:
-        """Return the trained maps, called on rows in this loss's place; None for projection "identity"."""
-        if self.projection == "identity":
+        """Return the trained maps, called on rows in this loss's place; None for a projection without weights."""
+        if self.projection != "linear":
             return None
         from .projection import ProjectedHiddenStates
 
@@ -137,13 +144,27 @@ class HiddenStates(FeatureLoss):
         self, activations: PairedActivations, pair: LayerPair, query_ST: Tensor, key_ST: Tensor
     ) -> Tensor:
         """Return the distance at each position, (S, T)."""
-        return self.distances(*hidden_of(activations, pair, query_ST))
+        student_STH, teacher_STH = hidden_of(activations, pair, query_ST)
+        if self.projection == "channels":
+            channels = kept_channels(activations.models)
+            if channels is not None and len(channels) < teacher_STH.shape[-1]:
+                teacher_STH = teacher_STH[..., list(channels)]
+        return self.distances(student_STH, teacher_STH)
 
     def distances(self, student_STH: Tensor, teacher_STH: Tensor) -> Tensor:
         """Return the distance of two hidden states, (S, T)."""
         if self.distance == "cosine":
             return squared_distance_of_directions(student_STH, teacher_STH) / 2
         return (student_STH - teacher_STH).square().mean(-1)
+
+
+def kept_channels(models: ModelPair) -> tuple[int, ...] | None:
+    """Return the teacher's channel of each of the student's, all where the widths are equal; None if not known."""
+    student, teacher = models.student.width, models.teacher.width
+    if models.channels is None:
+        return tuple(range(teacher)) if student == teacher else None
+    fits = len(models.channels) == student and max(models.channels) < teacher
+    return models.channels if fits else None
 
 
 def hidden_of(activations: PairedActivations, pair: LayerPair, counts_ST: Tensor) -> tuple[Tensor, Tensor]:

@@ -484,6 +484,42 @@ def test_maps_start_as_the_identity_or_keep_lengths_and_learn():
         HiddenStates(projection="identity").wanted(narrow.activations.models)
 
 
+def test_a_student_cut_from_the_teacher_meets_the_channels_it_was_cut_from():
+    channels = (0, 2, 3, 4, 5, 7)
+    wide = random_rows()
+    activations = wide.activations
+    models = ModelPair(ModelShape(2, 6, 2), TEACHER, (0, 3), channels)
+    cut = Activations(
+        hidden={
+            layer: activations.teacher.hidden[old][..., list(channels)] for layer, old in ((0, 0), (1, 3))
+        }
+    )
+    rows = replace(
+        wide, activations=PairedActivations(models, cut, activations.teacher, mask=activations.mask)
+    )
+    for distance in ("mean_squared", "cosine"):
+        loss = HiddenStates(projection="channels", distance=distance)
+        assert loss.build(models) is None
+        assert float(rows.mean(loss(rows))) == pytest.approx(0, abs=1e-12)
+    moved = replace(
+        rows,
+        activations=replace(
+            rows.activations, student=Activations(hidden={layer: h + 1 for layer, h in cut.hidden.items()})
+        ),
+    )
+    assert float(moved.mean(HiddenStates(projection="channels")(moved))) == pytest.approx(1)
+    # A trained map starts where the channels were.
+    weight = HiddenStates().build(models).maps[0].weight
+    assert torch.equal(weight, torch.eye(8)[:, list(channels)])
+    unknown = ModelPair(ModelShape(2, 6, 2), TEACHER)
+    with pytest.raises(ValueError, match="needs a student whose channels were cut"):
+        HiddenStates(projection="channels").wanted(unknown)
+    same = ModelPair(TEACHER, TEACHER)
+    assert HiddenStates(projection="channels").wanted(same) == HiddenStates(projection="identity").wanted(
+        same
+    )
+
+
 @pytest.mark.parametrize(
     ("written", "meant"),
     [
@@ -513,7 +549,7 @@ def test_a_recipes_dict_becomes_the_loss(written, meant):
         ({"kind": "relations", "of": ["query", "query"]}, "each once"),
         ({"kind": "pkd", "layers": []}, "at least one pair"),
         ({"kind": "pkd", "layers": [[0]]}, "Field required"),
-        ({"kind": "hidden_states", "projection": "mlp"}, "'linear' or 'identity'"),
+        ({"kind": "hidden_states", "projection": "mlp"}, "'linear', 'identity' or 'channels'"),
         ({"kind": "hidden_states", "layer": [[0, 1]]}, "Unexpected keyword"),
     ],
 )

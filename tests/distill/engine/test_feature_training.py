@@ -99,6 +99,20 @@ def test_a_student_of_another_width_learns_too(narrow_student, teacher, features
     assert lines[-1]["loss"] < 0.7 * lines[0]["loss"]
 
 
+def test_a_student_cut_from_the_teacher_is_compared_with_the_channels_it_keeps(tiny_bert, teacher, features):
+    student = Student.from_teacher(
+        str(tiny_bert), layers=2, hidden=16, kind="classification", labels=("no", "yes")
+    )
+    assert student.channels == tuple(range(16))
+    loss = HiddenStates(projection="channels", layers=((0, 0), (1, 3)))
+    lines = []
+    train = TrainRecipe(num_train_epochs=10, learning_rate=5e-3, logging_steps=4)
+    engine = Engine(shaken(student), loss, features, train, teacher=teacher, log=lines.append)
+    assert engine.models.channels == student.channels
+    engine.run()
+    assert lines[-1]["loss"] < 0.7 * lines[0]["loss"]
+
+
 @pytest.mark.parametrize("step", [3, 6])
 @pytest.mark.parametrize("width", ["same", "narrow"])
 def test_an_interrupted_run_ends_with_bitwise_the_same_weights_and_projections(

@@ -6,11 +6,10 @@ import copy
 import re
 from typing import TYPE_CHECKING
 
-import torch
 from torch import nn
 
 from distill.errors import ModelError
-from distill.models.loading import quiet_transformers
+from distill.models.loading import rebuilt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -65,11 +64,7 @@ def keep_layers(model: PreTrainedModel, layers: tuple[int, ...]) -> PreTrainedMo
             state[name] = tensor
         elif int(match[1]) in place:
             state[f"{prefix}.{place[int(match[1])]}.{match[2]}"] = tensor
-    with quiet_transformers(), torch.random.fork_rng():
-        student: PreTrainedModel = type(model)(config)
-    student.load_state_dict(state)
-    student.train(mode=False)
-    return student
+    return rebuilt(model, config, state)
 
 
 def layer_stack(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:

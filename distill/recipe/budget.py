@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from .packages import PREFIX, model_folder
 from .schema import FromTeacher, Recipe
 
 # Model types whose modules have BERT's names and whose attention is as wide as the model.
@@ -116,18 +117,11 @@ def planned_budgets(recipe: Recipe) -> dict[str, Budget | None]:
 
 def local_config(model: str) -> Mapping[str, Any] | None:
     """The config.json of a model that is in a folder or an installed package; None if it is not to be had here."""
-    folder = Path(model)
     try:
-        if model.startswith("package:"):
-            files = importlib.metadata.files(model.removeprefix("package:")) or []
-            folder = next(
-                Path(str(file.locate())).parent
-                for file in files
-                if file.name == "config.json" and file.parent.name == "model"
-            )
-        if not os.path.isdir(folder):
+        folder = model_folder(model) if model.startswith(PREFIX) else Path(model)
+        if folder is None or not os.path.isdir(folder):
             return None
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, StopIteration, importlib.metadata.PackageNotFoundError):
+    except (OSError, ValueError, importlib.metadata.PackageNotFoundError):
         return None
     return config if isinstance(config, dict) else None

@@ -6,12 +6,28 @@ N rows, G rows of one group.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from .problem import TransportProblem
+from .rounds import LARGEST_EXPONENT
 from .solve import solve
+
+if TYPE_CHECKING:
+    from .sinkhorn import Sinkhorn
+
+
+def is_plain(loss: Sinkhorn) -> bool:
+    """Whether a loss can be done whole, by what does distances, rounds and exact gradient of a group together."""
+    return (
+        loss.cost in ("l1", "total_variation")
+        and loss.solver == "distill"
+        and loss.gradient == "exact"
+        and loss.memory == "fast"
+        and loss.bound <= loss.epsilon * LARGEST_EXPONENT[torch.float32]
+    )
 
 
 def debiased_shares(

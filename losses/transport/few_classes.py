@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from ..precision import wide
+from .batchwise import is_plain
 from .compiled import compiled_for_arrays, compiled_for_tensors
-from .rounds import LARGEST_EXPONENT, NUMPY_ROWS, scale, scale_adjoint
+from .rounds import NUMPY_ROWS, scale, scale_adjoint
 
 if TYPE_CHECKING:
     from .sinkhorn import Sinkhorn
@@ -174,11 +175,7 @@ class FewClasses(torch.autograd.Function):
             rows <= (_ROWS if compiled_for_tensors(student_GV) is None else NUMPY_ROWS)
             and classes <= _CLASSES
             and student_GV.device.type == "cpu"
-            and loss.cost in ("l1", "total_variation")
-            and loss.solver == "distill"
-            and loss.gradient == "exact"
-            and loss.memory == "fast"
-            and loss.bound <= loss.epsilon * LARGEST_EXPONENT[torch.float32]
+            and is_plain(loss)
         )
 
     @staticmethod

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..precision import wide
 from . import on_gpu
-from .rounds import LARGEST_EXPONENT
+from .batchwise import is_plain
 
 if TYPE_CHECKING:
     from .sinkhorn import Sinkhorn
@@ -32,11 +32,7 @@ class FewRows(torch.autograd.Function):
             len(set(sizes)) == 1
             and sizes[0] <= on_gpu.ROWS
             and on_gpu.runs(wide(student_KV[:0]))
-            and loss.cost in ("l1", "total_variation")
-            and loss.solver == "distill"
-            and loss.gradient == "exact"
-            and loss.memory == "fast"
-            and loss.bound <= loss.epsilon * LARGEST_EXPONENT[torch.float32]
+            and is_plain(loss)
         )
 
     @staticmethod

@@ -17,25 +17,13 @@ _SMALL = 0.01
 
 
 def relative_entropy(p_NV: Tensor, q_NV: Tensor, log_ratio_NV: Tensor, offset_N1: Tensor) -> Tensor:
-    """Return KL(p || q) = Σ p·log(p/q) of each row, (N,), in nats; log(p/q) is log_ratio + offset, finite.
+    """Return Σ p·log(p/q) − p + q of each row, (N,), in nats; log(p/q) is log_ratio + offset, finite.
 
-    Rows that come out small are summed again by `excess`, so that rounding cannot make one negative, and nearly equal
-    rows keep their digits.
+    As Σp = Σq = 1 that is KL(p || q), with the same gradient, but it does not mind that over many classes they add up
+    to 1 only nearly, and of parts of distributions it is not negative either. Rows that come out small are summed
+    again by `excess`, so that rounding cannot make one negative, and nearly equal rows keep their digits.
     """
-    # Summed as p·log(p/q) − p + q: over many classes p and q add up to 1 only nearly, and this does not mind.
     values_N = (p_NV * log_ratio_NV).sum(-1) + p_NV.sum(-1) * (offset_N1.squeeze(-1) - 1) + q_NV.sum(-1)
-    return _exact_where_small(values_N, p_NV, q_NV, log_ratio_NV, offset_N1)
-
-
-def relative_entropy_of_parts(p_NV: Tensor, q_NV: Tensor, log_ratio_NV: Tensor) -> Tensor:
-    """Return Σ p·log(p/q) − p + q of each row, (N,): KL where p and q need not add up to 1, and never negative."""
-    values_N = (p_NV * log_ratio_NV).sum(-1) - p_NV.sum(-1) + q_NV.sum(-1)
-    return _exact_where_small(values_N, p_NV, q_NV, log_ratio_NV, log_ratio_NV.new_zeros(len(values_N), 1))
-
-
-def _exact_where_small(
-    values_N: Tensor, p_NV: Tensor, q_NV: Tensor, log_ratio_NV: Tensor, offset_N1: Tensor
-) -> Tensor:
     small_N = values_N < _SMALL
     if values_N.device.type != "cpu":
         return excess(p_NV, q_NV, log_ratio_NV + offset_N1).sum(-1).where(small_N, values_N)

@@ -57,9 +57,7 @@ def overlap(p_NV: Tensor, q_MV: Tensor) -> Tensor:
 
 def self_overlap(p_NV: Tensor) -> Tensor:
     """Return overlap(p, p), (N, N), from half of its pairs."""
-    if on_gpu.runs(p_NV):
-        return overlap(p_NV, p_NV)
-    if p_NV.shape[1] < _FEW:
+    if p_NV.shape[1] < _FEW or on_gpu.runs(p_NV):
         return overlap(p_NV, p_NV)
     compiled = compiled_for_tensors(p_NV)
     if compiled is not None:

@@ -137,15 +137,15 @@ class MultiLevelTransport(Loss):
         self, student_GV: Tensor, teacher_GV: Tensor, mass_G: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the rows' values, (G,), the misplaced mass of the solves, and the mass that the classes kept hold."""
-        from ..divergences.relative_entropy import relative_entropy_of_parts
+        from ..divergences.relative_entropy import relative_entropy
 
         log_q_GK, log_p_GK = (self._likeliest(logits, mass_G) for logits in (student_GV, teacher_GV))
         q_GK, p_GK = log_q_GK.exp(), log_p_GK.exp()
         values_G = (p_GK - q_GK).abs().sum(-1)
         if self.logarithmic:
-            values_G = values_G + self.logarithmic * relative_entropy_of_parts(
-                p_GK, q_GK, log_p_GK - log_q_GK
-            )
+            nothing_G1 = values_G.new_zeros(len(values_G), 1)
+            parts_G = relative_entropy(p_GK, q_GK, log_p_GK - log_q_GK, nothing_G1)
+            values_G = values_G + self.logarithmic * parts_G
         error = values_G.detach().new_zeros(())
         if self.sequence:
             shares_G, error = self._transport(q_GK, p_GK, mass_G)

@@ -1,6 +1,6 @@
 """Class logits of teacher and student → Rows.
 
-Shapes: B examples (the rows), C classes or choices.
+Shapes: N rows (examples, or positions of a language model), C classes, choices or tokens.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ if TYPE_CHECKING:
 
 
 def align_classes(
-    student_BC: Tensor,
-    teacher_BC: Tensor | None,
+    student_NC: Tensor,
+    teacher_NC: Tensor | None,
     *,
-    label_B: Tensor | None = None,
-    weight_B: Tensor | None = None,
-    group_B: Tensor | None = None,
+    label_N: Tensor | None = None,
+    weight_N: Tensor | None = None,
+    group_N: Tensor | None = None,
     activations: PairedActivations | None = None,
 ) -> Rows:
-    """One row an example: both models' logits over the same classes in the same order.
+    """Both models' logits of the same rows over the same classes in the same order.
 
     Raises:
-        AlignmentError: the two models do not score the same examples or the same number of classes.
+        AlignmentError: the two models do not score the same rows or the same number of classes.
     """
-    if teacher_BC is not None and teacher_BC.shape != student_BC.shape:
+    if teacher_NC is not None and teacher_NC.shape != student_NC.shape:
         raise AlignmentError(
-            f"teacher and student logits must have the same (examples, classes): student {tuple(student_BC.shape)}, "
-            f"teacher {tuple(teacher_BC.shape)}; fine-tune both on the same task"
+            f"teacher and student logits must have the same (rows, classes): student {tuple(student_NC.shape)}, "
+            f"teacher {tuple(teacher_NC.shape)}; fine-tune both on the same task"
         )
     return Rows(
-        student=student_BC,
-        teacher=teacher_BC,
-        label=label_B,
-        weight=weight_B,
-        group=group_B,
+        student=student_NC,
+        teacher=teacher_NC,
+        label=label_N,
+        weight=weight_N,
+        group=group_N,
         activations=activations,
     )
 

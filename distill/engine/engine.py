@@ -22,8 +22,8 @@ from distill.engine.checkpoint import latest_checkpoint, save_checkpoint
 from distill.engine.optimizer import make_optimizer, optimizer_tensors, restore_optimizer
 from distill.engine.random_state import random_tensors, restore_random
 from distill.errors import CheckpointError, NumericsError, RecipeError
-from distill.losses import Loss, ModelPair, Total, Wanted
-from distill.models import Batch, Features, Prediction, Student, Teacher, set_dropout
+from distill.losses import Loss, ModelPair, Rows, Total, Wanted
+from distill.models import Batch, DataSet, Prediction, SparsePrediction, Student, Teacher, set_dropout
 from distill.progress import Progress, Silent
 from distill.recipe import TrainRecipe
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import Tensor
 
-    from distill.losses import Evaluation, Rows
+    from distill.losses import Evaluation
 
 
 class Engine:
@@ -69,10 +69,10 @@ class Engine:
         self,
         student: Student,
         loss: Loss | Total,
-        features: Features,
+        features: DataSet,
         train: TrainRecipe,
         *,
-        teacher: Callable[[Batch], Prediction] | None = None,
+        teacher: Callable[[Batch], Prediction | SparsePrediction] | None = None,
         seed: int = 0,
         checkpoints: Path | None = None,
         owner: str = "",
@@ -200,12 +200,13 @@ class Engine:
         micro_batches = self.plan.micro_batches(batch, self.accelerator.process_index)
         finite = torch.ones((), dtype=torch.bool, device=self.accelerator.device)
         totals: dict[str, Tensor] = {}
+        rows_of_batch = max(self.features.rows_of(batch), 1)
         for last, micro in _mark_last(micro_batches):
             with self.accelerator.no_sync(self.student.model) if not last else nullcontext():
                 rows = self._rows(micro)
                 terms = self.loss.evaluate(rows, self.projections)
                 # Devices average their gradients: multiplying by their number makes the sum over the whole batch.
-                loss = rows.mean(self.loss.combine(terms), total_weight=len(batch)) * self.plan.devices
+                loss = rows.mean(self.loss.combine(terms), total_weight=rows_of_batch) * self.plan.devices
                 finite &= loss.isfinite()
                 self.accelerator.backward(loss)
             for name, total in self._remember(rows, terms).items():
@@ -224,7 +225,7 @@ class Engine:
         self.step_number += 1
         if self.loss.scheduled:
             means = {
-                name: float(self.accelerator.reduce(total, "sum")) / len(batch)
+                name: float(self.accelerator.reduce(total, "sum")) / rows_of_batch
                 for name, total in totals.items()
             }
             self.loss = self.loss.advance(means, progress=self.step_number / self.total_steps)
@@ -241,34 +242,48 @@ class Engine:
 
     def _rows(self, micro: tuple[list[int], list[int], float]) -> Rows:
         index, group, weight = micro
-        batch = self.features.batch(index, group).to(self.accelerator.device)
+        batch = self.features.batch(index, group, self.epoch).to(self.accelerator.device)
         self.tokens += int(batch.inputs["input_ids"].numel())
         with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self._autocast):
             teacher = self._ask_teacher(batch) if self._ask_teacher else None
             student = self.student(batch, self.wanted[0])
+        weight_N = batch.weight_N * weight
+        if isinstance(teacher, SparsePrediction):
+            return Rows(
+                student=student.logits_NC,
+                sparse=teacher.sparse,
+                label=batch.label_N,
+                weight=weight_N,
+                group=batch.group_N,
+            )
         activations = None
         if self.models and student.activations and teacher and teacher.activations:
             activations = align_activations(
-                student.activations, teacher.activations, batch.inputs, self.models
+                student.activations, teacher.activations, batch.inputs, self.models, batch.rows_BT
             )
         return align_classes(
-            student.logits_BC,
-            None if teacher is None else teacher.logits_BC,
-            label_B=batch.label_B,
-            weight_B=batch.weight_B * weight,
-            group_B=batch.group_B,
+            student.logits_NC,
+            None if teacher is None else teacher.logits_NC,
+            label_N=batch.label_N,
+            weight_N=weight_N,
+            group_N=batch.group_N,
             activations=activations,
         )
+
+    @property
+    def epoch(self) -> int:
+        """How many times every example has been seen."""
+        return self.step_number // self.plan.steps_per_epoch(len(self.features))
 
     def _batches(self) -> Iterator[list[int]]:
         per_epoch = self.plan.steps_per_epoch(len(self.features))
         while self.step_number < self.total_steps:
-            epoch, done = divmod(self.step_number, per_epoch)
+            done = self.step_number % per_epoch
             batches = epoch_batches(
                 self.features.lengths,
                 self.plan.batch,
                 seed=self.seed,
-                epoch=epoch,
+                epoch=self.epoch,
                 by_length=self.train.group_by_length,
             )
             yield from batches[done : done + self.total_steps - self.step_number]

@@ -33,7 +33,7 @@ def predict(
     with torch.inference_mode():
         for start in range(0, len(order), batch_size):
             batch = features.batch(order[start : start + batch_size]).to(device)
-            parts.append(model(batch).logits_BC.float().cpu())
+            parts.append(model(batch).logits_NC.float().cpu())
             if progress is not None:
                 progress.advance(min(start + batch_size, len(order)))
     logits_NC = torch.empty_like(torch.cat(parts))

@@ -1,10 +1,11 @@
 """Teachers, students, and what they say about a batch."""
 
-from distill.models.batch import Batch, Features
+from distill.models.batch import Batch, DataSet, Features
 from distill.models.budget import parameter_budget
 from distill.models.dropout import set_dropout
 from distill.models.layers import evenly_spaced, keep_layers
-from distill.models.prediction import Prediction
+from distill.models.prediction import Prediction, SparsePrediction
+from distill.models.sequences import MaskedTokens, NextTokens, TargetTokens
 from distill.models.source import ModelSource, find_model
 from distill.models.student import Student
 from distill.models.teacher import RememberedTeacher, Teacher
@@ -14,11 +15,16 @@ from distill.models.width import Activity, Width, choose_width, keep_width, meas
 __all__ = [
     "Activity",
     "Batch",
+    "DataSet",
     "Features",
+    "MaskedTokens",
     "ModelSource",
+    "NextTokens",
     "Prediction",
     "RememberedTeacher",
+    "SparsePrediction",
     "Student",
+    "TargetTokens",
     "Teacher",
     "Width",
     "choose_width",

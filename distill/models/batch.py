@@ -1,13 +1,13 @@
 """Encoded examples → padded tensors.
 
-Shapes: B examples, K choices (multiple choice only), T positions.
+Shapes: B examples, K choices (multiple choice only), T positions, N rows of the loss.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
@@ -25,16 +25,19 @@ class Batch:
     Attributes:
         inputs: what the model takes, each `[B, T]`, or `[B, K, T]` for multiple choice.
         index_B: position of each example in its data set.
-        label_B: gold class or choice, None where the data has no labels.
-        weight_B: weight of each example in the loss.
-        group_B: id of the group an example belongs to (batch-wise losses).
+        label_N: gold class, choice or token of each row, None where the data has no labels.
+        weight_N: weight of each row in the loss.
+        group_N: id of the group a row belongs to (batch-wise losses).
+        rows_BT: of language models: the positions whose logits are rows, since they predict a token that counts.
+            None: every example is one row, N = B.
     """
 
     inputs: dict[str, Tensor]
     index_B: Tensor
-    label_B: Tensor | None
-    weight_B: Tensor
-    group_B: Tensor
+    label_N: Tensor | None
+    weight_N: Tensor
+    group_N: Tensor
+    rows_BT: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
@@ -42,10 +45,35 @@ class Batch:
             self,
             inputs={name: tensor.to(device) for name, tensor in self.inputs.items()},
             index_B=self.index_B.to(device),
-            label_B=None if self.label_B is None else self.label_B.to(device),
-            weight_B=self.weight_B.to(device),
-            group_B=self.group_B.to(device),
+            label_N=None if self.label_N is None else self.label_N.to(device),
+            weight_N=self.weight_N.to(device),
+            group_N=self.group_N.to(device),
+            rows_BT=None if self.rows_BT is None else self.rows_BT.to(device),
         )
+
+
+class DataSet(Protocol):
+    """Encoded examples that a model can be trained on or asked about.
+
+    Attributes:
+        lengths: the tokens of each example, to batch similar ones together.
+        truncated: how many examples lost tokens when they were encoded.
+    """
+
+    lengths: list[int]
+    truncated: int
+
+    def __len__(self) -> int:
+        """How many examples."""
+        ...
+
+    def batch(self, index: Sequence[int], group: Sequence[int] | None = None, epoch: int = 0) -> Batch:
+        """The examples at `index`, padded to the longest of them; `epoch` matters to data that is drawn anew."""
+        ...
+
+    def rows_of(self, index: Sequence[int]) -> int:
+        """How many rows these examples make, in every epoch: what the loss of a whole batch is divided by."""
+        ...
 
 
 class Features:
@@ -80,7 +108,11 @@ class Features:
     def __len__(self) -> int:
         return len(self.features)
 
-    def batch(self, index: Sequence[int], group: Sequence[int] | None = None) -> Batch:
+    def rows_of(self, index: Sequence[int]) -> int:
+        """One row an example."""
+        return len(index)
+
+    def batch(self, index: Sequence[int], group: Sequence[int] | None = None, epoch: int = 0) -> Batch:
         """The examples at `index`, padded to the longest of them."""
         longest = max(self.lengths[i] for i in index)
         choices = len(self.features[index[0]])
@@ -93,9 +125,9 @@ class Features:
         return Batch(
             inputs=inputs,
             index_B=torch.tensor(index, dtype=torch.long),
-            label_B=None if self.labels is None else torch.tensor([self.labels[i] for i in index]),
-            weight_B=torch.ones(len(index)),
-            group_B=torch.tensor(group if group is not None else [0] * len(index), dtype=torch.long),
+            label_N=None if self.labels is None else torch.tensor([self.labels[i] for i in index]),
+            weight_N=torch.ones(len(index)),
+            group_N=torch.tensor(group if group is not None else [0] * len(index), dtype=torch.long),
         )
 
     def _padded(self, ids: Sequence[int], length: int, pad: int) -> list[int]:

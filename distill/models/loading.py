@@ -15,7 +15,14 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-TaskKind = Literal["classification", "multiple_choice"]
+HeadKind = Literal["classification", "multiple_choice", "causal_lm", "masked_lm", "seq2seq_lm"]
+AUTO_CLASSES = {
+    "classification": "AutoModelForSequenceClassification",
+    "multiple_choice": "AutoModelForMultipleChoice",
+    "causal_lm": "AutoModelForCausalLM",
+    "masked_lm": "AutoModelForMaskedLM",
+    "seq2seq_lm": "AutoModelForSeq2SeqLM",
+}
 
 
 def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
@@ -31,9 +38,9 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
 
 
 def load_model(
-    source: ModelSource, *, kind: TaskKind, labels: tuple[str, ...], seed: int, allow_new_head: bool = True
+    source: ModelSource, *, kind: HeadKind, labels: tuple[str, ...], seed: int, allow_new_head: bool = True
 ) -> PreTrainedModel:
-    """A sequence-classification or multiple-choice model in float32; a head that the files lack is drawn from `seed`.
+    """A model in float32 with the head a task needs; a head that the files lack is drawn from `seed`.
 
     Raises:
         ModelError: the files are missing, damaged or of a model that has no such class; or the head is missing
@@ -60,9 +67,9 @@ def load_model(
         if "pooler" not in key
     ]
     if new and not allow_new_head:
+        missing = f"not fine-tuned for {', '.join(labels)}" if labels else "no language model"
         raise ModelError(
-            f"model {source.name}: is not fine-tuned for {', '.join(labels)} (no weights for {new[0]}); "
-            "give teacher.train to fine-tune it here"
+            f"model {source.name}: is {missing} (no weights for {new[0]}); give teacher.train to train it here"
         )
     body = [key for key in new if key.startswith(model.base_model_prefix + ".")]
     if body:
@@ -75,7 +82,7 @@ def load_model(
 def model_from_config(
     config: Mapping[str, Any],
     *,
-    kind: TaskKind,
+    kind: HeadKind,
     labels: tuple[str, ...],
     vocabulary: int,
     pad_token_id: int | None,
@@ -123,14 +130,14 @@ def quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def _auto_class(kind: TaskKind) -> Any:
-    from transformers import AutoModelForMultipleChoice, AutoModelForSequenceClassification
+def _auto_class(kind: HeadKind) -> Any:
+    import transformers
 
-    return AutoModelForMultipleChoice if kind == "multiple_choice" else AutoModelForSequenceClassification
+    return getattr(transformers, AUTO_CLASSES[kind])
 
 
-def _head(kind: TaskKind, labels: tuple[str, ...], *, keep_names: bool = False) -> dict[str, Any]:
-    if kind == "multiple_choice":
+def _head(kind: HeadKind, labels: tuple[str, ...], *, keep_names: bool = False) -> dict[str, Any]:
+    if kind != "classification":
         return {}
     if keep_names:  # a fine-tuned model's own label names decide the order of its classes
         return {}

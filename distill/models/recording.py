@@ -61,19 +61,40 @@ def unwrapped(model: nn.Module) -> PreTrainedModel:
 
 
 def run(
-    model: nn.Module, inputs: Mapping[str, Tensor], wanted: Wanted | None
+    model: nn.Module, inputs: Mapping[str, Tensor], wanted: Wanted | None, rows_BT: Tensor | None = None
 ) -> tuple[Tensor, Activations | None]:
-    """Logits of a batch, and its activations where some are wanted.
+    """Logits of a batch (of the positions `rows_BT` alone, if given), and its activations where some are wanted.
 
     Raises:
         ModelError: the model does not give out what is wanted.
     """
-    if not wanted:
-        logits: Tensor = model(**inputs).logits
-        return logits, None
-    with _recording(unwrapped(model), wanted) as record:
-        output = model(**inputs, output_hidden_states=bool(wanted.hidden))
+    with _only_rows(unwrapped(model), rows_BT):
+        if not wanted:
+            logits_NC: Tensor = model(**inputs).logits
+            return logits_NC, None
+        with _recording(unwrapped(model), wanted) as record:
+            output = model(**inputs, output_hidden_states=bool(wanted.hidden))
     return output.logits, record.activations(getattr(output, "hidden_states", None))
+
+
+@contextmanager
+def _only_rows(model: PreTrainedModel, rows_BT: Tensor | None) -> Iterator[None]:
+    """Let a language model's output layer see the positions that make rows, and no others.
+
+    Most positions of a prompt, and of padding, predict nothing that counts, and a vocabulary is the widest thing
+    there is. What a model does to its logits afterwards (caps, scales, biases) it does to each of them alone.
+    """
+    if rows_BT is None:
+        yield
+        return
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    if head is None:
+        raise ModelError(f"a {type(model).__name__} has no output layer over a vocabulary")
+    hook = head.register_forward_pre_hook(lambda module, inputs: (inputs[0][rows_BT], *inputs[1:]))
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 class _Record:

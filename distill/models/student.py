@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from distill.models.batch import Batch
 from distill.models.layers import choose_layers, keep_layers
-from distill.models.loading import TaskKind, load_model, load_tokenizer, model_from_config, quiet_transformers
+from distill.models.loading import HeadKind, load_model, load_tokenizer, model_from_config, quiet_transformers
 from distill.models.prediction import Prediction
 from distill.models.recording import model_shape, run
 from distill.models.source import ModelSource, find_model
@@ -29,7 +29,7 @@ class Student:
     """A model to train, and where its weights came from.
 
     Args:
-        model: a sequence-classification or multiple-choice model in float32.
+        model: a transformers model with the head its task needs, in float32.
         tokenizer: the one it reads.
         provenance: which of the teacher's parts each of its own started from, or the model it was loaded from.
             Written beside the weights. `{"teacher": …, "layers": [0, 2, 5]}`: its layer 1 was the teacher's 2. Where
@@ -53,7 +53,7 @@ class Student:
         source: ModelSource | str,
         *,
         layers: int | tuple[int, ...],
-        kind: TaskKind,
+        kind: HeadKind,
         labels: tuple[str, ...],
         seed: int = 0,
         hidden: int | None = None,
@@ -98,7 +98,7 @@ class Student:
 
     @classmethod
     def load(
-        cls, source: ModelSource | str, *, kind: TaskKind, labels: tuple[str, ...], seed: int = 0
+        cls, source: ModelSource | str, *, kind: HeadKind, labels: tuple[str, ...], seed: int = 0
     ) -> Student:
         """A student that starts from a pretrained model: a folder, `package:…` or a hub id."""
         source = find_model(source) if isinstance(source, str) else source
@@ -111,7 +111,7 @@ class Student:
         config: Mapping[str, Any],
         tokenizer: PreTrainedTokenizerBase,
         *,
-        kind: TaskKind,
+        kind: HeadKind,
         labels: tuple[str, ...],
         seed: int = 0,
     ) -> Student:
@@ -159,7 +159,7 @@ class Student:
 
     def __call__(self, batch: Batch, wanted: Wanted | None = None) -> Prediction:
         """Logits for a batch and the wanted activations, differentiable while the model is in training mode."""
-        return Prediction(*run(self.model, batch.inputs, wanted))
+        return Prediction(*run(self.model, batch.inputs, wanted, batch.rows_BT))
 
     def save(self, folder: str | Path) -> None:
         """Write a folder that transformers' own auto classes load: config, safetensors, tokenizer, provenance."""

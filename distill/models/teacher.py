@@ -11,7 +11,7 @@ import torch
 
 from distill.alignment import class_order
 from distill.models.batch import Batch
-from distill.models.loading import TaskKind, load_model, load_tokenizer
+from distill.models.loading import HeadKind, load_model, load_tokenizer
 from distill.models.prediction import Prediction
 from distill.models.recording import model_shape, run
 from distill.models.source import find_model
@@ -27,7 +27,7 @@ class Teacher:
     """A fine-tuned model in inference mode. No run changes its weights, its mode or its buffers.
 
     Args:
-        model: a sequence-classification or multiple-choice model.
+        model: a transformers model with the head its task needs.
         tokenizer: the one it was trained with.
         labels: the task's labels in the task's order. Classes of a model that names them in another order are
             put into this order; None leaves them as they are.
@@ -47,7 +47,7 @@ class Teacher:
 
     @classmethod
     def load(
-        cls, model: str, *, kind: TaskKind, labels: tuple[str, ...], revision: str | None = None
+        cls, model: str, *, kind: HeadKind, labels: tuple[str, ...], revision: str | None = None
     ) -> Teacher:
         """A fine-tuned teacher from `package:…`, a folder or a hub id. A body without a trained head is refused."""
         source = find_model(model, revision)
@@ -72,8 +72,8 @@ class Teacher:
             batch = replace(
                 batch, inputs={**batch.inputs, "input_ids": self._token_V[batch.inputs["input_ids"]]}
             )
-        logits_BC, activations = run(self.model, batch.inputs, wanted)
-        return Prediction(logits_BC if self._order is None else logits_BC[:, self._order], activations)
+        logits_NC, activations = run(self.model, batch.inputs, wanted, batch.rows_BT)
+        return Prediction(logits_NC if self._order is None else logits_NC[:, self._order], activations)
 
 
 class RememberedTeacher:

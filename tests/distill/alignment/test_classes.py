@@ -48,7 +48,7 @@ def test_a_teacher_fine_tuned_in_another_order_answers_in_the_tasks_order(tiny_b
     batch = features.batch([0])
     with torch.inference_mode():
         own = model.eval()(**batch.inputs).logits
-    torch.testing.assert_close(teacher(batch).logits_BC, own[:, [2, 0, 1]], rtol=0, atol=1e-6)
+    torch.testing.assert_close(teacher(batch).logits_NC, own[:, [2, 0, 1]], rtol=0, atol=1e-6)
 
 
 def test_logits_of_different_shapes_are_refused_with_both_shapes():

@@ -33,7 +33,7 @@ def test_a_student_learns_a_rule_from_labels(new_student, features):
     lines = []
     student = Engine(new_student(), Labels(), features, train, log=lines.append).run()
     with torch.inference_mode():
-        predicted = student(features.batch(range(64))).logits_BC.argmax(1).tolist()
+        predicted = student(features.batch(range(64))).logits_NC.argmax(1).tolist()
     assert sum(p == label for p, label in zip(predicted, features.labels, strict=True)) >= 60
     assert lines[-1]["loss"] < 0.4 * lines[0]["loss"]
     assert lines[-1]["step"] == 160
@@ -168,10 +168,10 @@ def test_a_nan_teacher_stops_the_run_before_the_weights_change(new_student, teac
 
     def breaking(batch):
         calls.append(1)
-        logits_BC = teacher(batch).logits_BC.clone()
+        logits_NC = teacher(batch).logits_NC.clone()
         if len(calls) > 3:
-            logits_BC[1, 0] = float("nan")
-        return Prediction(logits_BC)
+            logits_NC[1, 0] = float("nan")
+        return Prediction(logits_NC)
 
     student = new_student()
     engine = Engine(
@@ -234,7 +234,7 @@ def test_evaluation_during_training_does_not_change_the_weights(new_student, tea
     def evaluate():
         assert not student.model.training
         with torch.inference_mode():
-            seen.append(float(student(features.batch(range(8))).logits_BC.sum()))
+            seen.append(float(student(features.batch(range(8))).logits_NC.sum()))
         return {"validation/sum": seen[-1]}
 
     import dataclasses

@@ -159,7 +159,7 @@ def test_a_teacher_reads_a_students_token_ids(whole, tokenizer, trimmed, kept):
 
     own = teacher(batch(tokenizer(INSIDE, padding=True, return_tensors="pt")))
     read = teacher.reading(kept)(batch(trimmed(INSIDE, padding=True, return_tensors="pt")))
-    assert torch.equal(own.logits_BC, read.logits_BC)
+    assert torch.equal(own.logits_NC, read.logits_NC)
 
 
 def test_what_cannot_be_trimmed_is_refused_in_one_line(whole, tokenizer, kept):

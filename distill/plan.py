@@ -102,21 +102,14 @@ def plan(recipe: Recipe) -> Plan:
         DataError: the data of a folder is missing or malformed.
     """
     from distill.engine.batches import total_steps
-    from distill.tasks import load_task
+    from distill.recipe_data import load_recipe_data
 
     tasks: dict[str, dict[str, int | None]] = {}
     for name in recipe.data.tasks:
         if recipe.data.source == "hub":
             tasks[name] = dict.fromkeys(("train", "validation", "teacher_steps", "student_steps"))
             continue
-        data = load_task(
-            name,
-            source=recipe.data.source,
-            path=recipe.data.path,
-            train_examples=recipe.data.train_examples,
-            validation_examples=recipe.data.validation_examples,
-            demo_seed=recipe.data.seed,
-        )
+        data = load_recipe_data(recipe.data, name)
         training = data.task.training_examples(
             data.train, negatives=recipe.data.negatives, seed=recipe.data.seed
         )

@@ -37,6 +37,10 @@ class RunFolder:
         """A fit's answers on a task's validation examples (the RTE fit also answers the diagnostics)."""
         return self.path / "predictions" / f"{name}.{task}.jsonl"
 
+    def choices(self, name: str) -> Path:
+        """Of a teacher of plain text: the token it found likeliest at each place of the validation passages."""
+        return self.path / "predictions" / f"{name}.choices.safetensors"
+
     def checkpoints(self, name: str) -> Path:
         """Where an unfinished fit keeps its checkpoints."""
         return self.path / "checkpoints" / name

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from distill.models import Batch, Features
+    from distill.models import Batch, DataSet
 
 LATENCY_BATCHES = (1, 32)
 WARM_UP, ROUNDS = 2, 9
@@ -56,7 +56,7 @@ def size(model: PreTrainedModel, folder: Path | str) -> Size:
 
 
 def latency(
-    models: Mapping[str, PreTrainedModel], features: Mapping[str, Features], device: torch.device
+    models: Mapping[str, PreTrainedModel], features: Mapping[str, DataSet], device: torch.device
 ) -> dict[str, dict[str, float]]:
     """Median milliseconds of a forward pass at batch 1 and 32, the models taking turns.
 

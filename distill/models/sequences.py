@@ -47,7 +47,7 @@ class NextTokens:
         if [len(ids) for ids in texts] != [len(flag) for flag in flags]:
             raise ValueError("counted must have one flag for each token of each text")
         self.texts = texts
-        self.places = [[at - 1 for at, counts in enumerate(flag) if counts and at] for flag in flags]
+        self._places = [[at - 1 for at, counts in enumerate(flag) if counts and at] for flag in flags]
         self.lengths = [len(ids) for ids in texts]
         self.truncated = truncated
         self._pad = padding_id(tokenizer)
@@ -57,13 +57,17 @@ class NextTokens:
 
     def rows_of(self, index: Sequence[int]) -> int:
         """The counted tokens of these texts."""
-        return sum(len(self.places[i]) for i in index)
+        return sum(len(self._places[i]) for i in index)
+
+    def predicted(self, index: int) -> list[int]:
+        """The positions of a text's tokens that are predicted, one a row."""
+        return [at + 1 for at in self._places[index]]
 
     def batch(self, index: Sequence[int], group: Sequence[int] | None = None, epoch: int = 0) -> Batch:
         """The texts at `index`, padded to the longest of them."""
         ids_BT, mask_BT = padded([self.texts[i] for i in index], self._pad)
-        places = [self.places[i] for i in index]
-        labels = [self.texts[i][at + 1] for i in index for at in self.places[i]]
+        places = [self._places[i] for i in index]
+        labels = [self.texts[i][at + 1] for i in index for at in self._places[i]]
         return batch_of({"input_ids": ids_BT, "attention_mask": mask_BT}, index, places, labels, group)
 
 
@@ -165,26 +169,29 @@ class MaskedTokens:
         """The tokens hidden in these texts."""
         return sum(self._draws[i] for i in index)
 
+    def predicted(self, index: int, epoch: int = 0) -> list[int]:
+        """The positions of a text's tokens that are predicted, one a row."""
+        return self._draw(index, epoch)[0]
+
     def batch(self, index: Sequence[int], group: Sequence[int] | None = None, epoch: int = 0) -> Batch:
         """The texts at `index` with some of their tokens hidden, padded to the longest of them."""
-        texts, places = [], []
-        for i in index:
-            draw = random.Random(f"{self.seed}-{epoch}-{i}")  # noqa: S311 - a mask, not a secret
-            places.append(sorted(draw.sample(self._ordinary[i], self._draws[i])))
-            texts.append(self._hidden(self.texts[i], places[-1], draw))
+        places, texts = zip(*(self._draw(i, epoch) for i in index), strict=True)
         labels = [self.texts[i][at] for i, chosen in zip(index, places, strict=True) for at in chosen]
         ids_BT, mask_BT = padded(texts, self._pad)
         return batch_of({"input_ids": ids_BT, "attention_mask": mask_BT}, index, places, labels, group)
 
-    def _hidden(self, ids: Ids, places: Sequence[int], draw: random.Random) -> list[int]:
-        hidden = list(ids)
+    def _draw(self, index: int, epoch: int) -> tuple[list[int], list[int]]:
+        """The positions that are predicted, and the text as the encoder reads it."""
+        draw = random.Random(f"{self.seed}-{epoch}-{index}")  # noqa: S311 - a mask, not a secret
+        places = sorted(draw.sample(self._ordinary[index], self._draws[index]))
+        hidden = list(self.texts[index])
         for at in places:
             luck = draw.random()
             if luck < 0.8:
                 hidden[at] = self._mask
             elif luck < 0.9:
                 hidden[at] = draw.choice(self._vocabulary)
-        return hidden
+        return places, hidden
 
 
 def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -1,11 +1,21 @@
 """Recipes: what to train, on what, from whom; read from YAML or written in Python. Loads no torch."""
 
 from .reader import read_recipe
-from .schema import DataRecipe, FromTeacher, Recipe, StudentRecipe, TaskName, TeacherRecipe, TrainRecipe
+from .schema import (
+    Architecture,
+    DataRecipe,
+    FromTeacher,
+    Recipe,
+    StudentRecipe,
+    TaskName,
+    TeacherRecipe,
+    TrainRecipe,
+)
 from .shipped import recipe_text, shipped_recipes
 from .writer import recipe_sha256, write_recipe
 
 __all__ = [
+    "Architecture",
     "DataRecipe",
     "FromTeacher",
     "Recipe",

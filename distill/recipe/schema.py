@@ -20,8 +20,12 @@ if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
     from pydantic_core import CoreSchema
 
-TaskName = Literal["boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc"]
-TASK_NAMES: tuple[TaskName, ...] = get_args(TaskName)
+TaskName = Literal["boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc", "text"]
+PLAIN_TEXT: TaskName = "text"
+TASK_NAMES: tuple[TaskName, ...] = tuple(name for name in get_args(TaskName) if name != PLAIN_TEXT)
+Architecture = Literal["encoder", "decoder", "encoder_decoder"]
+# Characters that a passage of plain text has for each token of max_length: few enough for most tokenizers.
+CHARACTERS_A_TOKEN = 3
 
 Scalar = (
     Annotated[str, Field(pattern=TEXT)]
@@ -61,12 +65,16 @@ class DataRecipe:
 
     Attributes:
         source: Where examples come from: "demo" (eight built-in tasks in SuperGLUE's layout, made from a
-            seed; their scores are not SuperGLUE scores), "folder" (the official jsonl files under `path`) or
-            "hub" (aps/super_glue on the Hugging Face Hub). Default "demo".
-        path: The folder with one subfolder a task (BoolQ, CB, ...). Only with, and required by, source
-            "folder". Relative to the working directory.
+            seed; their scores are not SuperGLUE scores), "folder" (the official jsonl files under `path`),
+            "hub" (aps/super_glue on the Hugging Face Hub) or "text" (text files under `path`, in which a decoder
+            predicts the next tokens and an encoder hidden ones). Default "demo".
+        path: The folder with one subfolder a task (BoolQ, CB, ...), or with source "text" a text file or a folder
+            of .txt files. Only with, and required by, source "folder" and "text". Relative to the working directory.
+        validation: With source "text": the file or folder to be scored on. Default: the last tenth of each file.
+        characters: With source "text": the length of a passage, which is one example. Default: 3 for each token
+            of max_length.
         revision: The dataset's git revision, only with source "hub". Default: the one pinned by distill.
-        tasks: The tasks, each a model of its own. Default: all eight.
+        tasks: The tasks, each a model of its own. Default: all eight. With source "text" there is one, "text".
         diagnostics: Also evaluate the RTE model on AX-b and AX-g where the source has them. Default true.
         max_length: The longest input in tokens; longer ones are cut where the task allows it and counted in
             the report. 8 to 8192, default 128.
@@ -77,8 +85,10 @@ class DataRecipe:
         seed: Seed of the demo tasks and of sub-sampling; the training seeds are `seeds`. Default 0.
     """
 
-    source: Literal["demo", "folder", "hub"] = "demo"
+    source: Literal["demo", "folder", "hub", "text"] = "demo"
     path: Location | None = None
+    validation: Location | None = None
+    characters: Annotated[int, Field(ge=8, le=1_000_000)] | None = None
     revision: Revision | None = None
     tasks: Annotated[tuple[TaskName, ...], Field(min_length=1)] = TASK_NAMES
     diagnostics: bool = True
@@ -90,17 +100,35 @@ class DataRecipe:
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
+    @property
+    def passage_characters(self) -> int:
+        """The length of a passage of plain text."""
+        return self.characters or CHARACTERS_A_TOKEN * self.max_length
+
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.source == "text" and self.tasks == TASK_NAMES:
+            object.__setattr__(self, "tasks", (PLAIN_TEXT,))
         mistakes = _duplicates("tasks", self.tasks)
+        if (self.source == "text") != (PLAIN_TEXT in self.tasks) or (
+            PLAIN_TEXT in self.tasks and len(self.tasks) > 1
+        ):
+            mistakes.append((("tasks",), "text stands alone, with source text; leave tasks out there"))
         if self.source == "folder" and self.path is None:
             mistakes.append(
                 (("path",), "is missing; source folder needs the folder of the official jsonl files")
             )
-        if self.source != "folder" and self.path is not None:
+        if self.source == "text" and self.path is None:
+            mistakes.append((("path",), "is missing; source text needs a text file or a folder of them"))
+        if self.source not in ("folder", "text") and self.path is not None:
             mistakes.append(
-                (("path",), f"is only for source folder, found source {self.source}; leave one out")
+                (("path",), f"is only for source folder and text, found source {self.source}; leave one out")
             )
+        for key in ("validation", "characters"):
+            if self.source != "text" and getattr(self, key) is not None:
+                mistakes.append(
+                    ((key,), f"is only for source text, found source {self.source}; leave one out")
+                )
         if self.source != "hub" and self.revision is not None:
             mistakes.append(
                 (("revision",), f"is only for source hub, found source {self.source}; leave one out")
@@ -356,6 +384,9 @@ class Recipe:
     Attributes:
         name: The run's name, also its folder's: letters, digits, dots, dashes and underscores.
         description: What the run is for, shown in the report.
+        architecture: "encoder" (classifies, with a head of its own; predicts hidden tokens of plain text), "decoder"
+            (continues a prompt with each answer in words; predicts the next tokens of plain text) or
+            "encoder_decoder" (writes the answer). Teacher and student are of the same one. Default "encoder".
         data: The tasks and their examples. Default: the eight demo tasks.
         teacher: The model to learn from.
         student: The model to train.
@@ -370,6 +401,7 @@ class Recipe:
 
     name: Name
     description: Text = ""
+    architecture: Architecture = "encoder"
     data: DataRecipe = field(default_factory=DataRecipe)
     teacher: TeacherRecipe
     student: StudentRecipe
@@ -395,6 +427,10 @@ class Recipe:
             object.__setattr__(self, "loss", tuple(loss))
         check_fields(self)
         mistakes = _duplicates("seeds", self.seeds)
+        if self.architecture == "encoder_decoder" and self.data.source == "text":
+            mistakes.append(
+                (("architecture",), "must be encoder or decoder with data.source text, found encoder_decoder")
+            )
         mistakes += teacher_mistakes(self.teacher, self.data)
         mistakes += group_mistakes(self.loss, self.train, self.data)
         _raise(mistakes)

@@ -22,6 +22,18 @@ def data_mistakes(data: DataRecipe) -> list[Mistake]:
                 "give the folder that holds BoolQ, CB, COPA, ...",
             )
         ]
+    if data.source == "text":
+        mistakes: list[Mistake] = []
+        for key, path in (("path", data.path), ("validation", data.validation)):
+            if path is not None and not os.path.exists(path):
+                mistakes.append(
+                    (
+                        ("data", key),
+                        f"must be a text file or a folder of .txt files, found nothing at {path!r} (relative to the "
+                        "working directory)",
+                    )
+                )
+        return mistakes
     return []
 
 

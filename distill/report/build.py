@@ -12,7 +12,16 @@ from distill.errors import DistillError
 from distill.evaluation import Interval, Resampler, interval, judge, ratios, task_score
 from distill.recipe import Recipe, read_recipe, recipe_sha256
 from distill.run_folder import Role, RunFolder, fit_name, read_json
-from distill.tasks import DIAGNOSTICS, SUPERGLUE, TASKS, Answer, read_predictions, score_name, superglue_score
+from distill.tasks import (
+    DIAGNOSTICS,
+    PLAIN_TEXT,
+    SUPERGLUE,
+    TASKS,
+    Answer,
+    mean_score,
+    read_predictions,
+    score_name,
+)
 
 # A share of truncated validation examples above this is worth a warning.
 TRUNCATED_WORTH_SAYING = 0.05
@@ -50,7 +59,7 @@ def build_report(folder: RunFolder) -> dict[str, Any]:
             "score_name": score_name(tasks, data["source"], portions),
             "tasks": data["tasks"],
         },
-        "majority": {"score": superglue_score({task: data["tasks"][task]["majority"] for task in tasks})},
+        "majority": {"score": mean_score({task: data["tasks"][task]["majority"] for task in tasks})},
     }
     for role in roles:
         report[role] = _model(role, recipe, fits[role], answers[role], diagnosed[role], data, resampler) | {
@@ -116,6 +125,7 @@ def _model(
             **{name: float(np.mean([m[name] for m in metrics])) for name in TASKS[task].metrics},
             "score": float(np.mean([task_score(task, each) for each in by_seed])),
             "per_seed": {name: [m[name] for m in metrics] for name in TASKS[task].metrics},
+            **_language_figures(task, by_seed),
             "n": data["tasks"][task]["units"],
             "truncated": fits[owner][0]["truncated"][task],
             "majority": data["tasks"][task]["majority"],
@@ -139,6 +149,14 @@ def _model(
         },
         "tasks": blocks,
     }
+
+
+def _language_figures(task: str, by_seed: Sequence[Sequence[Answer]]) -> dict[str, Any]:
+    """Of plain text what is said beside the score: perplexity, bits a byte, agreement with the teacher; means of seeds."""
+    if task != PLAIN_TEXT.name:
+        return {}
+    figures = [PLAIN_TEXT.beside(each) for each in by_seed]
+    return {"language": {name: float(np.mean([each[name] for each in figures])) for name in figures[0]}}
 
 
 def _fits(folder: RunFolder, recipe: Recipe, role: Role, task: str) -> list[dict[str, Any]]:

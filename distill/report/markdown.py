@@ -16,6 +16,7 @@ METRIC_NAMES = {
     "f1": "F1",
     "matthews": "MCC",
     "gender_parity": "GPS",
+    "byte_probability": "P(byte)",
 }
 
 
@@ -29,6 +30,7 @@ def to_markdown(report: Mapping[str, Any]) -> str:
         "![compression against score](compression.png)",
         _models_table(report),
         _tasks_table(report),
+        _language_table(report),
         _diagnostics_table(report),
         _sharing(report),
         "## Read this before believing the numbers\n\n"
@@ -104,6 +106,24 @@ def _tasks_table(report: Mapping[str, Any]) -> str:
             f"| {points(block['majority'], metrics)} | {' | '.join(cells)} | {gain} | {block['truncated']} |"
         )
     return "\n".join(lines)
+
+
+def _language_table(report: Mapping[str, Any]) -> str:
+    if "text" not in report["student"]["tasks"]:
+        return ""
+    rows = []
+    for role in (role for role in ROLES if role in report):
+        found = report[role]["tasks"]["text"]["language"]
+        agreement = f"{100 * found['agreement']:.1f} %" if "agreement" in found else ""
+        rows.append(
+            f"| {role_title(role)} | {found['perplexity']:.2f} | {found['bits_per_byte']:.3f} | {agreement} |"
+        )
+    return (
+        "P(byte) is the geometric mean of the probability that a model gave to each byte of the validation passages, "
+        "in percent: it compares models whatever their tokens, which perplexity does not. Agreement is the share of "
+        "tokens on which a model's first choice is the teacher's.\n\n"
+        "| model | perplexity | bits a byte | agreement |\n|---|--:|--:|--:|\n" + "\n".join(rows)
+    )
 
 
 def _diagnostics_table(report: Mapping[str, Any]) -> str:

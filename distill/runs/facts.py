@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from distill.engine.reading import reading_of
 from distill.evaluation import latency, shareable
-from distill.models import Features, Teacher
+from distill.models import Teacher
 from distill.models.loading import load_model, load_tokenizer
 from distill.models.source import find_model
 from distill.recipe import Recipe
 from distill.run_folder import RunFolder
-from distill.tasks import TASKS, TaskData, encode
+from distill.tasks import TASKS, TaskData
 
 if TYPE_CHECKING:
     import torch
@@ -47,6 +48,12 @@ def measurements(
 
     first = recipe.data.tasks[0]
     task = TASKS[first]
+    reading = reading_of(
+        recipe.architecture,
+        task,
+        max_length=recipe.data.max_length,
+        batch_size=recipe.train.per_device_eval_batch_size,
+    )
     fine_tuned_here = recipe.teacher.train is not None
     teacher_name = str(folder.model("teacher", first)) if fine_tuned_here else recipe.teacher.for_task(first)
     sources = {
@@ -55,14 +62,12 @@ def measurements(
     }
     models, features = {}, {}
     for role, source in sources.items():
-        model = load_model(source, kind=task.kind, labels=task.labels, seed=0, allow_new_head=False)
+        model = load_model(source, kind=reading.head, labels=task.labels, seed=0, allow_new_head=False)
         tokenizer = load_tokenizer(source)
         model.to(str(device))  # type: ignore[arg-type]  # transformers' wrapper hides torch's signature
-        models[role] = Teacher(model, tokenizer).model
-        encoded = encode(
-            data[first].validation[:256], tokenizer, max_length=recipe.data.max_length, truncate=task.truncate
-        )
-        features[role] = Features(encoded.features, None, tokenizer)
+        reader = Teacher(model, tokenizer)
+        models[role] = reader.model
+        features[role] = reading.examples(data[first].validation[:256], reader)
     weights: dict[str, dict[str, torch.Tensor]] = {
         name: load_file(folder.model("student", name) / "model.safetensors") for name in recipe.data.tasks
     }

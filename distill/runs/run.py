@@ -8,12 +8,13 @@ from pathlib import Path
 from distill.errors import RecipeError
 from distill.progress import Progress, Silent
 from distill.recipe import Recipe, recipe_sha256, write_recipe
+from distill.recipe_data import load_recipe_data
 from distill.report import Report, read_report, write_report
 from distill.run_folder import RunFolder, write_json
 from distill.runs.corpus import Corpus
 from distill.runs.facts import data_facts, measurements
 from distill.runs.workbench import Workbench
-from distill.tasks import DIAGNOSTICS, SUPERGLUE, TaskData, load_task
+from distill.tasks import DIAGNOSTICS, TASKS, TaskData
 
 
 def run(recipe: Recipe, folder: str | Path | None = None, *, progress: Progress | None = None) -> Report:
@@ -70,28 +71,17 @@ def load_data(recipe: Recipe) -> dict[str, TaskData]:
     """Every task of the recipe, and the diagnostics its RTE model answers where the source has them."""
     wanted = recipe.data
 
-    def load(name: str) -> TaskData:
-        return load_task(
-            name,
-            source=wanted.source,
-            path=wanted.path,
-            revision=wanted.revision,
-            train_examples=wanted.train_examples,
-            validation_examples=wanted.validation_examples,
-            demo_seed=wanted.seed,
-        )
-
-    data: dict[str, TaskData] = {name: load(name) for name in SUPERGLUE if name in wanted.tasks}
+    data: dict[str, TaskData] = {
+        name: load_recipe_data(wanted, name) for name in TASKS if name in wanted.tasks
+    }
     if wanted.diagnostics and "rte" in data and wanted.source != "demo":
         for name in DIAGNOSTICS:
             if wanted.source == "hub" or _has_folder(wanted.path, name):
-                data[name] = load(name)
+                data[name] = load_recipe_data(wanted, name)
     return data
 
 
 def _has_folder(path: str | None, name: str) -> bool:
-    from distill.tasks import TASKS
-
     return path is not None and (Path(path) / TASKS[name].title).is_dir()
 
 

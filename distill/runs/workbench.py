@@ -8,18 +8,21 @@ import json
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from distill.engine import Engine, predict
+from distill.engine.reading import Reading, reading_of
 from distill.errors import CheckpointError, ModelError
 from distill.evaluation import size, task_score
 from distill.losses import Labels, Total
 from distill.models import (
     Activity,
-    Features,
+    DataSet,
     ModelSource,
     RememberedTeacher,
     Student,
@@ -35,11 +38,11 @@ from distill.run_folder import Role, RunFolder, fit_name, read_json, write_json
 from distill.runs.cache import RECORD, CacheEntry
 from distill.runs.corpus import Corpus, name_of
 from distill.runs.metrics_log import MetricsLog
-from distill.tasks import Example, Task, TaskData, encode, write_predictions
+from distill.tasks import Answer, Task, TaskData, write_predictions
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-    from transformers import PreTrainedTokenizerBase
+    from torch import Tensor
 
     from distill.progress import Progress
 
@@ -96,7 +99,8 @@ class Workbench:
         self.training = self.task.training_examples(
             data.train, negatives=recipe.data.negatives, seed=recipe.data.seed
         )
-        self._features: dict[tuple[str, str], Features] = {}
+        self.reading = self._reading_of(self.task)
+        self._features: dict[str, DataSet] = {}
         self._remembered: RememberedTeacher | None = None
         self._running: Teacher | None = None
         self._activity: Activity | None = None
@@ -187,17 +191,16 @@ class Workbench:
         if fit.role == "student" and fit.seed == self.recipe.seeds[0]:
             self._say_size(student)
         log = MetricsLog(self.folder.metrics, fit.name)
-        validation = self._features_for(student.tokenizer, "validation")
         engine = Engine(
             student,
             loss,
-            self._features_for(student.tokenizer, "train"),
+            self._training_for(student),
             train,
             teacher=teacher(student) if teacher else None,
             seed=fit.seed,
             checkpoints=self.folder.checkpoints(fit.name),
             owner=f"{fit.name}@{fit.key}",
-            evaluate=lambda: self._validation_figures(student, validation, train),
+            evaluate=lambda: self._validation_figures(student),
             log=log if self.accelerator.is_main_process else None,
             progress=self.progress,
             accelerator=self.accelerator,
@@ -223,32 +226,52 @@ class Workbench:
 
     def _answer(self, fit: Fit, made: Student | Teacher) -> dict[str, int]:
         """Predict and store the validation answers of the task and its diagnostics; how many inputs were cut."""
-        model = made.model.to(self.accelerator.device).eval()
+        made.model.to(self.accelerator.device).eval()
         outcome, truncated = "", {}
         for data in [self.data, *self.diagnostics]:
-            features = self._encode(made.tokenizer, data.validation, data.task)
-            truncated[data.task.name] = features.truncated
-            logits_NC = predict(
-                made, features, batch_size=self.recipe.train.per_device_eval_batch_size, device=model.device
-            )
-            answers = [
-                example.answered(logits.tolist())
-                for example, logits in zip(data.validation, logits_NC, strict=True)
-            ]
+            name = data.task.name
+            said = self._reading_of(data.task).answer(data.validation, made)
+            truncated[name] = said.truncated
             if self.accelerator.is_main_process:
-                write_predictions(self.folder.predictions(fit.name, data.task.name), answers)
+                answers = said.answers
+                if said.choice_R is not None:
+                    answers = self._agreement(fit, made, said.answers, said.choice_R)
+                write_predictions(self.folder.predictions(fit.name, name), answers)
             if data is self.data:
-                outcome = f"score {task_score(self.task.name, answers):.1f}"
+                outcome = f"score {task_score(name, said.answers):.1f}"
         self.progress.end(outcome)
         return truncated
 
-    def _validation_figures(
-        self, student: Student, features: Features, train: TrainRecipe
-    ) -> dict[str, float]:
-        logits_NC = predict(
-            student, features, batch_size=train.per_device_eval_batch_size, device=self.accelerator.device
-        )
-        answers = [e.answered(row.tolist()) for e, row in zip(self.data.validation, logits_NC, strict=True)]
+    def _agreement(
+        self, fit: Fit, made: Student | Teacher, answers: list[Answer], choice_R: Tensor
+    ) -> list[Answer]:
+        """Plain text: count the tokens on which a model's first choice is its teacher's, where both read the same."""
+        from safetensors.torch import load_file, save_file
+
+        path = self.folder.choices(fit_name("teacher", fit.task, self.recipe.seeds[0]))
+        rows = torch.tensor([int(answer.logits[1]) for answer in answers])
+        if fit.role == "teacher":
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file({"choice": choice_R, "rows": rows}, path)
+        stored = load_file(path)
+        tokens = made.tokens if isinstance(made, Student) else None
+        chosen_R = choice_R if tokens is None else torch.tensor(tokens)[choice_R]
+        known = tokens is not None or self._reads_like_teacher(made)
+        if not known or not torch.equal(rows, stored["rows"]):
+            return answers
+        agreed = torch.split(chosen_R == stored["choice"], rows.tolist())
+        return [
+            replace(answer, logits=(*answer.logits, float(each.sum())))
+            for answer, each in zip(answers, agreed, strict=True)
+        ]
+
+    def _reads_like_teacher(self, made: Student | Teacher) -> bool:
+        """Whether a model has the teacher's tokens, under the same ids."""
+        theirs = load_tokenizer(self._teacher_source)
+        return name_of(theirs) == name_of(made.tokenizer)
+
+    def _validation_figures(self, student: Student) -> dict[str, float]:
+        answers = self.reading.answer(self.data.validation, student).answers
         return {f"validation/{name}": value for name, value in self.task.score(answers).items()}
 
     # What is kept, and what is not done again.
@@ -264,6 +287,7 @@ class Workbench:
         answered = all(
             self.folder.predictions(fit.name, d.task.name).is_file() for d in [self.data, *self.diagnostics]
         )
+        answered &= not self._keeps_choices(fit) or self.folder.choices(fit.name).is_file()
         return answered and (
             not keep_model or (self.folder.model(fit.role, fit.task) / "config.json").is_file()
         )
@@ -279,9 +303,13 @@ class Workbench:
         names = [data.task.name for data in [self.data, *self.diagnostics]]
         return {
             **{f"{name}.jsonl": self.folder.predictions(fit.name, name) for name in names},
+            **({"choices": self.folder.choices(fit.name)} if self._keeps_choices(fit) else {}),
             **({"model": self.folder.model(fit.role, fit.task)} if keep_model else {}),
             RECORD: self.folder.fit(fit.name),
         }
+
+    def _keeps_choices(self, fit: Fit) -> bool:
+        return fit.role == "teacher" and fit.task == "text"
 
     def _store_model(self, fit: Fit, made: Student | Teacher, *, keep_model: bool) -> dict[str, int]:
         """Keep the model where that is wanted; its size either way."""
@@ -312,17 +340,17 @@ class Workbench:
         fine_tuned_here = self.recipe.teacher.train is not None
         name = str(self.folder.model("teacher", self.task.name)) if fine_tuned_here else self._teacher_name
         revision = None if fine_tuned_here else self.recipe.teacher.revision
-        teacher = Teacher.load(name, kind=self.task.kind, labels=self.task.labels, revision=revision)
+        teacher = Teacher.load(name, kind=self.reading.head, labels=self.task.labels, revision=revision)
         teacher.model.to(self.accelerator.device)
         return teacher
 
     def _new_teacher_model(self) -> Student:
         return Student.load(
-            self._teacher_source, kind=self.task.kind, labels=self.task.labels, seed=self.recipe.seeds[0]
+            self._teacher_source, kind=self.reading.head, labels=self.task.labels, seed=self.recipe.seeds[0]
         )
 
     def _new_student(self, seed: int) -> Student:
-        wanted, kind, labels = self.recipe.student, self.task.kind, self.task.labels
+        wanted, kind, labels = self.recipe.student, self.reading.head, self.task.labels
         if wanted.from_teacher is not None:
             source = self._teacher_source
             if wanted.from_teacher.weights == "fine_tuned" and self.recipe.teacher.train is not None:
@@ -354,9 +382,9 @@ class Workbench:
         if wanted is None or wanted.keep == "first":
             return None
         if self._activity is None:
-            model = load_model(source, kind=self.task.kind, labels=self.task.labels, seed=0)
+            model = load_model(source, kind=self.reading.head, labels=self.task.labels, seed=0)
             check_width(model, wanted.hidden, wanted.intermediate)  # before the work, not after it
-            features = self._features_for(load_tokenizer(source), "train")
+            features = self._training_for(Student(model, load_tokenizer(source)))
             step = -(-len(features) // CALIBRATION_EXAMPLES)
             chosen = sorted(range(0, len(features), step), key=lambda index: features.lengths[index])
             size = self.recipe.train.per_device_eval_batch_size
@@ -370,7 +398,8 @@ class Workbench:
         return wanted is not None and wanted.vocabulary == "corpus"
 
     def _teacher_for(self, loss: Total) -> Callable[[Student], RememberedTeacher | Teacher]:
-        return self._running_teacher if loss.reads_activations else self._remembering_teacher
+        speaks = self.reading.head not in ("classification", "multiple_choice")
+        return self._running_teacher if loss.reads_activations or speaks else self._remembering_teacher
 
     def _running_teacher(self, student: Student) -> Teacher:
         """The teacher itself, for losses that compare it with the student token by token.
@@ -396,7 +425,7 @@ class Workbench:
         """The teacher's logits on the training examples, computed once for all seeds."""
         if self._remembered is None:
             teacher = self._load_teacher()
-            features = self._features_for(teacher.tokenizer, "train")
+            features = self._training_for(teacher)
             self.progress.begin(f"teacher-{self.task.name} reads", len(features))
             logits_NC = predict(
                 teacher,
@@ -411,23 +440,20 @@ class Workbench:
 
     # Data.
 
-    def _features_for(self, tokenizer: PreTrainedTokenizerBase, split: str) -> Features:
-        key = name_of(tokenizer), split
-        if key not in self._features:
-            examples = self.training if split == "train" else self.data.validation
-            self._features[key] = self._encode(tokenizer, examples, self.task)
-        return self._features[key]
-
-    def _encode(self, tokenizer: PreTrainedTokenizerBase, examples: list[Example], task: Task) -> Features:
-        encoded = encode(examples, tokenizer, max_length=self.recipe.data.max_length, truncate=task.truncate)
-        labels = [example.label for example in examples]
-        known = [label for label in labels if label is not None]
-        return Features(
-            encoded.features,
-            known if len(known) == len(labels) else None,
-            tokenizer,
-            truncated=encoded.truncated,
+    def _reading_of(self, task: Task) -> Reading:
+        return reading_of(
+            self.recipe.architecture,
+            task,
+            max_length=self.recipe.data.max_length,
+            batch_size=self.recipe.train.per_device_eval_batch_size,
         )
+
+    def _training_for(self, reader: Student | Teacher) -> DataSet:
+        """The training examples in a model's tokens."""
+        key = name_of(reader.tokenizer)
+        if key not in self._features:
+            self._features[key] = self.reading.examples(self.training, reader, seed=self.recipe.data.seed)
+        return self._features[key]
 
     # Keys.
 
@@ -460,6 +486,7 @@ class Workbench:
             "corpus": self.corpus.digests if role != "teacher" and self._trims_vocabulary else None,
             "data": self.data.sha256,
             "diagnostics": [data.sha256 for data in self.diagnostics],
+            "architecture": self.recipe.architecture,
             "max_length": self.recipe.data.max_length,
             "negatives": self.recipe.data.negatives,
             "data_seed": self.recipe.data.seed,

@@ -1,14 +1,17 @@
-"""The SuperGLUE tasks: rows to examples, stored answers to scores. Needs no torch."""
+"""The SuperGLUE tasks and plain text: rows to examples, stored answers to scores. Needs no torch."""
 
 from .encoding import Encoded, encode
+from .passages import load_text
 from .predictions import read_predictions, write_predictions
-from .score import score_name, superglue_score
+from .score import mean_score, score_name, superglue_score
 from .sources import TaskData, load_task
 from .superglue import DIAGNOSTICS, SUPERGLUE, TASKS
 from .task import Answer, Example, Task
+from .text import TASK as PLAIN_TEXT
 
 __all__ = [
     "DIAGNOSTICS",
+    "PLAIN_TEXT",
     "SUPERGLUE",
     "TASKS",
     "Answer",
@@ -18,6 +21,8 @@ __all__ = [
     "TaskData",
     "encode",
     "load_task",
+    "load_text",
+    "mean_score",
     "read_predictions",
     "score_name",
     "superglue_score",

@@ -14,7 +14,7 @@ LAYERS = (
     ("losses", "progress", "environment", "run_folder"),
     ("recipe", "alignment"),
     ("models", "tasks"),
-    ("engine",),
+    ("engine", "recipe_data"),
     ("evaluation", "evaluate", "plan"),
     ("report",),
     ("runs",),

@@ -300,7 +300,7 @@ MALFORMED: list[tuple[str, str | bytes, list[str]]] = [
         "an unknown task",
         added("data: {tasks: [RTEE]}\n"),
         [
-            "12:16: data.tasks.0: must be one of boolq, cb, copa, multirc, record, rte, wic, wsc, found the text 'RTEE'; did you mean rte?"
+            "12:16: data.tasks.0: must be one of boolq, cb, copa, multirc, record, rte, wic, wsc, text, found the text 'RTEE'; did you mean rte?"
         ],
     ),
     ("no losses", GOOD[: GOOD.index("loss:")] + "loss: []\n", ["7:1: loss: must be given something"]),
@@ -377,7 +377,7 @@ MALFORMED: list[tuple[str, str | bytes, list[str]]] = [
     (
         "a path without its source",
         added("data: {path: x}\n"),
-        ["12:8: data.path: is only for source folder, found source demo"],
+        ["12:8: data.path: is only for source folder and text, found source demo"],
     ),
     (
         "a revision without a hub",
@@ -501,7 +501,7 @@ MALFORMED: list[tuple[str, str | bytes, list[str]]] = [
         "loss:\n  - kind: labels\n    wieght: 1\n",
         [
             "1:1: name: must be a name",
-            "2:8: data.source: must be one of demo, folder, hub, found the text 'foldr'; did you mean folder?",
+            "2:8: data.source: must be one of demo, folder, hub, text, found the text 'foldr'; did you mean folder?",
             "3:1: data: stands there twice",
             "7:18: student.from_teacher.layers: must be at least 1, found -1",
             "10:5: loss.0.wieght: is not a key here; did you mean weight?",

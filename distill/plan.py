@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from distill.recipe import Recipe
+from distill.recipe import MemberRecipe, Recipe
 from distill.recipe.budget import Budget, planned_budgets
 from distill.tasks import TASKS
 
@@ -54,7 +54,7 @@ class Plan:
         lines = [
             f"{recipe.name}: the recipe is fine",
             f"  data     {recipe.data.source}{' ' + recipe.data.path if recipe.data.path else ''}",
-            f"  teacher  {recipe.teacher.model}{', fine-tuned here' if recipe.teacher.train else ', already fine-tuned'}",
+            *(f"  teacher  {part.name}, {_how(part)}" for part in recipe.teacher.parts),
             *self._sizes,
             f"  loss     {loss}",
             f"  fits     {self._fits}: {roles} on {len(self.tasks)} tasks, seeds {', '.join(map(str, recipe.seeds))}",
@@ -92,7 +92,13 @@ class Plan:
     @property
     def _fits(self) -> int:
         seeds = len(self.recipe.seeds)
-        return len(self.tasks) * (1 + seeds * (2 if self.recipe.baseline else 1))
+        return len(self.tasks) * (len(self.recipe.teacher.parts) + seeds * (2 if self.recipe.baseline else 1))
+
+
+def _how(part: MemberRecipe) -> str:
+    if part.config is not None:
+        return "trained here"
+    return "fine-tuned here" if part.train else "already fine-tuned"
 
 
 def plan(recipe: Recipe) -> Plan:
@@ -113,11 +119,14 @@ def plan(recipe: Recipe) -> Plan:
         training = data.task.training_examples(
             data.train, negatives=recipe.data.negatives, seed=recipe.data.seed
         )
-        teacher = recipe.teacher.train
         tasks[name] = {
             "train": len(training),
             "validation": len(data.validation),
-            "teacher_steps": total_steps(teacher.for_task(name), len(training)) if teacher else 0,
+            "teacher_steps": sum(
+                total_steps(part.train.for_task(name), len(training))
+                for part in recipe.teacher.parts
+                if part.train is not None
+            ),
             "student_steps": total_steps(recipe.train.for_task(name), len(training)),
         }
     return Plan(recipe, tasks, planned_budgets(recipe))

@@ -45,9 +45,9 @@ class RunFolder:
         """Where an unfinished fit keeps its checkpoints."""
         return self.path / "checkpoints" / name
 
-    def model(self, role: Role, task: str) -> Path:
-        """A model folder for transformers' auto classes: the teacher, or the first seed's student."""
-        return self.path / role / task
+    def model(self, role: Role, task: str, member: int | None = None) -> Path:
+        """A model folder for transformers' auto classes: the teacher (or one of several), or the first seed's student."""
+        return self.path / (role if member is None else f"{role}{member}") / task
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -75,9 +75,11 @@ class RunFolder:
             yield
 
 
-def fit_name(role: Role, task: str, seed: int) -> str:
-    """`teacher-rte`; `student-rte-seed0`. A run has one teacher a task."""
-    return f"teacher-{task}" if role == "teacher" else f"{role}-{task}-seed{seed}"
+def fit_name(role: Role, task: str, seed: int, member: int | None = None) -> str:
+    """`teacher-rte`; `student-rte-seed0`. A run has one teacher a task, or several: `teacher0-rte`, `teacher1-rte`."""
+    if role == "teacher":
+        return f"teacher{'' if member is None else member}-{task}"
+    return f"{role}-{task}-seed{seed}"
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ import torch
 
 from distill.engine.inference import predict, token_likelihoods
 from distill.errors import ModelError
-from distill.models import DataSet, Features, MaskedTokens, NextTokens, Student, Teacher
+from distill.models import DataSet, EnsembleTeacher, Features, MaskedTokens, NextTokens, Student, Teacher
 from distill.recipe import Architecture
 from distill.tasks import Answer, Example, Task, encode
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from distill.models.loading import HeadKind
     from distill.progress import Progress
 
-Reader = Student | Teacher
+Reader = Student | Teacher | EnsembleTeacher
 
 
 @dataclass(frozen=True)

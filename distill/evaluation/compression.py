@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,11 @@ class Size:
     def as_dict(self) -> dict[str, int]:
         """Plain values for JSON."""
         return asdict(self)
+
+
+def added(sizes: Sequence[Size]) -> Size:
+    """The size of several models together."""
+    return Size(*(sum(values) for values in zip(*(asdict(each).values() for each in sizes), strict=True)))
 
 
 def size(model: PreTrainedModel, folder: Path | str) -> Size:

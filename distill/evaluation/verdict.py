@@ -121,12 +121,15 @@ def sentence(found: Interval, seeds: int) -> str:
         if seeds > 1
         else "resampling validation examples; one seed"
     )
-    figures = f"95 % interval {found.low:+.1f} to {found.high:+.1f}, {covers}"
+    # As many digits as tell the interval from zero: probabilities of bytes differ by less than accuracies do.
+    digits = 1 if max(abs(found.low), abs(found.high)) >= 0.5 else 2
+    gain, low, high = (f"{value:+.{digits}f}" for value in (found.mean, found.low, found.high))
+    figures = f"95 % interval {low} to {high}, {covers}"
     if not found.excludes_zero:
-        return f"No gain that can be told from chance: {found.mean:+.1f} points against the same student trained without a teacher ({figures})."
+        return f"No gain that can be told from chance: {gain} points against the same student trained without a teacher ({figures})."
     if found.mean > 0:
-        return f"The teacher helped: {found.mean:+.1f} points over the same student trained without one ({figures})."
-    return f"The teacher hurt: {found.mean:+.1f} points against the same student trained without one ({figures})."
+        return f"The teacher helped: {gain} points over the same student trained without one ({figures})."
+    return f"The teacher hurt: {gain} points against the same student trained without one ({figures})."
 
 
 def _figures(found: Interval) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 from distill.models.batch import Batch, DataSet, Features
 from distill.models.budget import parameter_budget
 from distill.models.dropout import set_dropout
+from distill.models.ensemble import EnsembleTeacher
 from distill.models.layers import evenly_spaced, keep_layers
+from distill.models.new_tokenizer import train_tokenizer
 from distill.models.prediction import Prediction, SparsePrediction
 from distill.models.sequences import MaskedTokens, NextTokens, TargetTokens
 from distill.models.source import ModelSource, find_model
@@ -16,6 +18,7 @@ __all__ = [
     "Activity",
     "Batch",
     "DataSet",
+    "EnsembleTeacher",
     "Features",
     "MaskedTokens",
     "ModelSource",
@@ -38,4 +41,5 @@ __all__ = [
     "needed_tokens",
     "parameter_budget",
     "set_dropout",
+    "train_tokenizer",
 ]

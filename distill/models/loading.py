@@ -84,14 +84,19 @@ def model_from_config(
     *,
     kind: HeadKind,
     labels: tuple[str, ...],
-    vocabulary: int,
-    pad_token_id: int | None,
+    tokenizer: PreTrainedTokenizerBase,
     seed: int,
 ) -> PreTrainedModel:
-    """A model with random weights from a transformers config (`model_type` and what differs from its defaults)."""
+    """A model with random weights from a transformers config (`model_type` and what differs from its defaults).
+
+    The tokenizer says how many tokens there are, and which are special.
+    """
     from transformers import AutoConfig
 
-    settings = {"vocab_size": vocabulary, "pad_token_id": pad_token_id, **dict(config)}
+    settings = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    if kind in ("causal_lm", "seq2seq_lm"):
+        settings |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    settings |= config
     model_type = settings.pop("model_type", None)
     with quiet_transformers(), torch.random.fork_rng():
         torch.manual_seed(seed)

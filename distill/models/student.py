@@ -120,8 +120,7 @@ class Student:
             config,
             kind=kind,
             labels=labels,
-            vocabulary=len(tokenizer),
-            pad_token_id=tokenizer.pad_token_id,
+            tokenizer=tokenizer,
             seed=seed,
         )
         return cls(model, tokenizer, {"config": dict(config)})

@@ -55,7 +55,11 @@ class Teacher:
         return cls(loaded, load_tokenizer(source), labels if kind == "classification" else None)
 
     def reading(self, tokens: Sequence[int]) -> Teacher:
-        """The same teacher for batches in a student's token ids: it reads its own token `tokens[i]` for each i."""
+        """The same teacher for batches in a student's token ids: it reads its own token `tokens[i]` for each i.
+
+        A language model's logits are those of these tokens alone: what it thinks of the others is left out, as if
+        they could not occur.
+        """
         reader = copy.copy(self)
         reader._token_V = torch.tensor(tokens, device=self.model.device)
         return reader
@@ -69,10 +73,13 @@ class Teacher:
     def __call__(self, batch: Batch, wanted: Wanted | None = None) -> Prediction:
         """Logits for a batch on the teacher's device, and the wanted activations."""
         if self._token_V is not None:
-            batch = replace(
-                batch, inputs={**batch.inputs, "input_ids": self._token_V[batch.inputs["input_ids"]]}
-            )
+            read = {
+                name: self._token_V[ids] for name, ids in batch.inputs.items() if name.endswith("input_ids")
+            }
+            batch = replace(batch, inputs=batch.inputs | read)
         logits_NC, activations = run(self.model, batch.inputs, wanted, batch.rows_BT)
+        if self._token_V is not None and batch.rows_BT is not None:
+            logits_NC = logits_NC[:, self._token_V]
         return Prediction(logits_NC if self._order is None else logits_NC[:, self._order], activations)
 
 

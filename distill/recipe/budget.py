@@ -102,7 +102,8 @@ def planned_budgets(recipe: Recipe) -> dict[str, Budget | None]:
 
     With `vocabulary: corpus` the student's embedding is the whole vocabulary's: an upper bound.
     """
-    teacher, student = local_config(recipe.teacher.for_task(recipe.data.tasks[0])), recipe.student
+    first, student = recipe.teacher.parts[0], recipe.student
+    teacher = local_config(first.for_task(recipe.data.tasks[0])) if first.config is None else first.config
     config: Mapping[str, Any] | None = student.config
     if student.from_teacher is not None:
         known = teacher is not None and budget_of(teacher) is not None

@@ -14,7 +14,7 @@ from distill.losses import AnyLoss, Loss
 
 from .fields import check_fields, fields_as_dict_type
 from .patterns import KEY, LOCATION, NAME, REVISION, TEXT
-from .wording import FieldMistakes, Mistake
+from .wording import FieldMistakes, Mistake, Place
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
@@ -229,39 +229,149 @@ class TrainRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TeacherRecipe:
-    """The model to learn from.
+class NewTokenizer:
+    """A byte-level BPE tokenizer made from the training texts of the run, for models that start from a config.
+
+    Attributes:
+        train: How many tokens it has: 256 bytes, 3 special ones, and merges. 300 to 200,000.
+    """
+
+    train: Annotated[int, Field(ge=300, le=200_000)]
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemberRecipe:
+    """One of several models to learn from: exactly one of `model` and `config`.
 
     Attributes:
         model: A transformers model: "package:NAME" (a model shipped as the installed package NAME), a folder,
             or a Hugging Face Hub id. With "{task}" in it: a fine-tuned model for each task.
         revision: The Hub model's git revision. Default: the newest, recorded in the run.
-        train: Fine-tune the teacher on each task first. Default: it is already fine-tuned.
+        config: A transformers configuration for a teacher from scratch, with its model_type; needs `train`.
+        tokenizer: Of a teacher from scratch: "package:NAME", a folder, a Hub id, or {train: 8000}, a new one made
+            from the training texts. Only with, and required by, `config`.
+        train: Fine-tune it on each task first. Default: it is already fine-tuned.
+        seed: Of a new head's or model's weights and of the order of its training. Default: the first of `seeds`.
     """
 
-    model: Location
+    model: Location | None = None
     revision: Revision | None = None
+    config: Mapping[Key, Scalar] | None = None
+    tokenizer: Location | NewTokenizer | None = None
     train: TrainRecipe | None = None
+    seed: Seed | None = None
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
     @property
+    def name(self) -> str:
+        """What a reader knows it by."""
+        return self.model or f"a new {(self.config or {}).get('model_type')}"
+
+    @property
     def package(self) -> str | None:
         """The package's name, where the model comes from an installed package."""
-        return self.model.removeprefix("package:") if self.model.startswith("package:") else None
+        model = self.model or ""
+        return model.removeprefix("package:") if model.startswith("package:") else None
 
     def for_task(self, name: TaskName) -> str:
-        """`model` with the task's name in place of {task}."""
-        return self.model.replace("{task}", name)
+        """`model` with the task's name in place of {task}; empty for a model from scratch."""
+        return (self.model or "").replace("{task}", name)
 
     def __post_init__(self) -> None:
         check_fields(self)
-        mistakes = _model_mistakes(self.model, self.revision)
-        if "{task}" in self.model and self.train is not None:
+        _raise(self._mistakes())
+
+    def _mistakes(self) -> list[Mistake]:
+        mistakes: list[Mistake] = []
+        if self.model is not None and self.config is not None:
+            mistakes.append((("config",), "stands beside model; keep one of them"))
+        if self.model is None and self.config is None:
+            mistakes.append(((), "must have one of model and config, found none"))
+        if self.model is not None:
+            mistakes += _model_mistakes(self.model, self.revision)
+            if "{task}" in self.model and self.train is not None:
+                mistakes.append(
+                    (("train",), "would train again what {task} in model says is fine-tuned; leave one out")
+                )
+            if self.tokenizer is not None:
+                mistakes.append((("tokenizer",), "is only for a teacher given by config; leave it out"))
+        if self.config is not None:
+            mistakes += _config_mistakes(self.config)
+            for key in ("tokenizer", "train"):
+                if getattr(self, key) is None:
+                    mistakes.append(((key,), "is missing; a teacher given by config needs it"))
+        return mistakes
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherRecipe(MemberRecipe):
+    """The model to learn from, or several: one of `model`, `config` and `members`.
+
+    Attributes:
+        model: A transformers model: "package:NAME" (a model shipped as the installed package NAME), a folder,
+            or a Hugging Face Hub id. With "{task}" in it: a fine-tuned model for each task.
+        revision: The Hub model's git revision. Default: the newest, recorded in the run.
+        config: A transformers configuration for a teacher from scratch, with its model_type; needs `train`.
+        tokenizer: Of a teacher from scratch: "package:NAME", a folder, a Hub id, or {train: 8000}, a new one made
+            from the training texts. Only with, and required by, `config`.
+        train: Fine-tune it on each task first. Default: it is already fine-tuned.
+        seed: Of a new head's or model's weights and of the order of its training. Default: the first of `seeds`.
+        members: Several teachers with one tokenizer, each with model or config; the student learns from their mean,
+            and `from_teacher` cuts it from the first.
+        mean: Of several teachers' "probabilities" (what one finds likely is likely; at the temperature of the loss)
+            or "logits" (likely is what all find likely; BabyLlama). Default "probabilities".
+        weights: Of the members in the mean. Default: all alike.
+    """
+
+    members: Annotated[tuple[MemberRecipe, ...], Field(min_length=2)] | None = None
+    mean: Literal["probabilities", "logits"] = "probabilities"
+    weights: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...] | None = None
+
+    @property
+    def parts(self) -> tuple[MemberRecipe, ...]:
+        """The teachers: the members, or this one."""
+        return self.members or (self,)
+
+    @property
+    def name(self) -> str:
+        """What a reader knows it by."""
+        return " + ".join(member.name for member in self.members) if self.members else super().name
+
+    def _mistakes(self) -> list[Mistake]:
+        if self.members is None:
+            mistakes = super()._mistakes()
+            if self.model is None and self.config is None:
+                mistakes = [((), "must have one of model, config and members, found none")]
+            if self.weights is not None:
+                mistakes.append((("weights",), "is only for members; leave it out"))
+            return mistakes
+        mistakes = [
+            ((key,), "stands beside members; keep one of them")
+            for key in ("model", "revision", "config", "tokenizer", "train", "seed")
+            if getattr(self, key) is not None
+        ]
+        if self.weights is not None and len(self.weights) != len(self.members):
             mistakes.append(
-                (("train",), "would train again what {task} in model says is fine-tuned; leave one out")
+                (
+                    ("weights",),
+                    f"must have one number for each of {len(self.members)} members, found {len(self.weights)}",
+                )
             )
-        _raise(mistakes)
+        elif self.weights is not None and not sum(self.weights):
+            mistakes.append((("weights",), "must not all be 0"))
+        return mistakes
+
+
+def _config_mistakes(config: Mapping[str, Any]) -> list[Mistake]:
+    if isinstance(config.get("model_type"), str):
+        return []
+    return [(("config",), "must have the model_type of a transformers configuration, such as bert")]
 
 
 def _model_mistakes(model: str, revision: str | None) -> list[Mistake]:
@@ -342,15 +452,15 @@ class StudentRecipe:
         revision: The Hub model's git revision, only with `model`.
         config: A transformers configuration for a student from scratch, with its model_type:
             {model_type: bert, hidden_size: 128, num_hidden_layers: 2, ...}.
-        tokenizer: The tokenizer of a student from scratch: "package:NAME", a folder or a Hub id, only with
-            `config`. Default: the teacher's.
+        tokenizer: The tokenizer of a student from scratch: "package:NAME", a folder, a Hub id, or {train: 8000}, a
+            new one made from the training texts. Only with `config`. Default: the teacher's.
     """
 
     from_teacher: FromTeacher | None = None
     model: Location | None = None
     revision: Revision | None = None
     config: Mapping[Key, Scalar] | None = None
-    tokenizer: Location | None = None
+    tokenizer: Location | NewTokenizer | None = None
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
@@ -368,10 +478,8 @@ class StudentRecipe:
             mistakes += _model_mistakes(self.model, self.revision)
         elif self.revision is not None:
             mistakes.append((("revision",), "is only for a student given by model; leave it out"))
-        if self.config is not None and not isinstance(self.config.get("model_type"), str):
-            mistakes.append(
-                (("config",), "must have the model_type of a transformers configuration, such as bert")
-            )
+        if self.config is not None:
+            mistakes += _config_mistakes(self.config)
         if self.config is None and self.tokenizer is not None:
             mistakes.append((("tokenizer",), "is only for a student given by config; leave it out"))
         _raise(mistakes)
@@ -432,21 +540,54 @@ class Recipe:
                 (("architecture",), "must be encoder or decoder with data.source text, found encoder_decoder")
             )
         mistakes += teacher_mistakes(self.teacher, self.data)
+        mistakes += ensemble_mistakes(self.teacher, self.loss)
+        mistakes += start_mistakes(self.teacher, self.student)
         mistakes += group_mistakes(self.loss, self.train, self.data)
         _raise(mistakes)
 
 
 def teacher_mistakes(teacher: TeacherRecipe, data: DataRecipe) -> list[Mistake]:
     """A teacher that is one model, not fine-tuned, for several tasks."""
-    if teacher.train is None and "{task}" not in teacher.model and len(data.tasks) > 1:
-        return [
-            (
-                ("teacher", "model"),
-                f"must hold {{task}}, one fine-tuned model a task, since teacher.train is not given and data.tasks "
-                f"has {len(data.tasks)} tasks, found {teacher.model!r}",
+    mistakes: list[Mistake] = []
+    for number, part in enumerate(teacher.parts):
+        if part.model and part.train is None and "{task}" not in part.model and len(data.tasks) > 1:
+            place: Place = ("teacher", "members", number) if teacher.members else ("teacher",)
+            mistakes.append(
+                (
+                    (*place, "model"),
+                    f"must hold {{task}}, one fine-tuned model a task, since teacher.train is not given and data.tasks "
+                    f"has {len(data.tasks)} tasks, found {part.model!r}",
+                )
             )
-        ]
-    return []
+    return mistakes
+
+
+def ensemble_mistakes(teacher: TeacherRecipe, loss: tuple[AnyLoss, ...]) -> list[Mistake]:
+    """A mean of probabilities is taken at one temperature, so the terms must have one."""
+    found = {getattr(term, "temperature", 1.0) for term in loss if term.needs_teacher}
+    if teacher.members is None or teacher.mean == "logits" or len(found) < 2:
+        return []
+    shown = " and ".join(f"{temperature:g}" for temperature in sorted(found))
+    return [
+        (
+            ("teacher", "mean"),
+            f"must be logits where terms of the loss have different temperatures, found {shown}: a mean of "
+            "probabilities is one at one temperature",
+        )
+    ]
+
+
+def start_mistakes(teacher: TeacherRecipe, student: StudentRecipe) -> list[Mistake]:
+    """A student cut from the pretrained weights of a teacher that has none."""
+    cut = student.from_teacher
+    if teacher.parts[0].config is None or cut is None or cut.weights == "fine_tuned":
+        return []
+    return [
+        (
+            ("student", "from_teacher", "weights"),
+            "must be fine_tuned: a teacher given by config has no pretrained weights",
+        )
+    ]
 
 
 def group_mistakes(loss: tuple[AnyLoss, ...], train: TrainRecipe, data: DataRecipe) -> list[Mistake]:

@@ -39,15 +39,22 @@ def data_mistakes(data: DataRecipe) -> list[Mistake]:
 
 def teacher_mistakes(teacher: TeacherRecipe, data: DataRecipe | None) -> list[Mistake]:
     """A teacher whose package or folder is not there."""
-    tasks = data.tasks if data is not None and "{task}" in teacher.model else ()
-    models = [teacher.for_task(task) for task in tasks] if "{task}" in teacher.model else [teacher.model]
-    return [mistake for model in models for mistake in _model_mistakes(("teacher", "model"), model)]
+    mistakes: list[Mistake] = []
+    for number, part in enumerate(teacher.parts):
+        place: Place = ("teacher", "members", number) if teacher.members else ("teacher",)
+        model = part.model or ""
+        tasks = data.tasks if data is not None and "{task}" in model else ()
+        models = [part.for_task(task) for task in tasks] if "{task}" in model else [model]
+        mistakes += [m for name in models if name for m in _model_mistakes((*place, "model"), name)]
+        if isinstance(part.tokenizer, str):
+            mistakes += _model_mistakes((*place, "tokenizer"), part.tokenizer)
+    return mistakes
 
 
 def student_mistakes(student: StudentRecipe) -> list[Mistake]:
     """A student whose package or folder is not there."""
     mistakes = _model_mistakes(("student", "model"), student.model) if student.model is not None else []
-    if student.tokenizer is not None:
+    if isinstance(student.tokenizer, str):
         mistakes += _model_mistakes(("student", "tokenizer"), student.tokenizer)
     return mistakes
 
@@ -58,7 +65,7 @@ def width_mistakes(student: StudentRecipe, teacher: TeacherRecipe, data: DataRec
     if cut is None or not cut.is_narrower:
         return []
     tasks = data.tasks if data is not None else TASK_NAMES
-    config = local_config(teacher.for_task(tasks[0]))
+    config = local_config(teacher.parts[0].for_task(tasks[0]))
     if config is None or budget_of(config) is None:
         return []  # loading the model says why
     mistakes: list[Mistake] = []

@@ -132,7 +132,7 @@ def _model(
             "diagnostic": task in DIAGNOSTICS,
         }
     names = {
-        "teacher": recipe.teacher.model,
+        "teacher": recipe.teacher.name,
         "student": recipe.name,
         "baseline": f"{recipe.name}, labels only",
     }
@@ -201,7 +201,7 @@ def _warnings(report: Mapping[str, Any], recipe: Recipe, tasks: Sequence[str]) -
     elif len(recipe.seeds) < 5:
         lines.append(f"{len(recipe.seeds)} seeds: the interval knows little about variation between seeds.")
     started = recipe.student.from_teacher
-    if started is not None and (started.weights == "fine_tuned" or recipe.teacher.train is None):
+    if started is not None and (started.weights == "fine_tuned" or recipe.teacher.parts[0].train is None):
         lines.append(
             "Student and baseline both start from the fine-tuned teacher's weights, so the baseline has learnt from "
             "the teacher too and the gain counts the loss alone."

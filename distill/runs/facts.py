@@ -54,12 +54,13 @@ def measurements(
         max_length=recipe.data.max_length,
         batch_size=recipe.train.per_device_eval_batch_size,
     )
-    fine_tuned_here = recipe.teacher.train is not None
-    teacher_name = str(folder.model("teacher", first)) if fine_tuned_here else recipe.teacher.for_task(first)
-    sources = {
-        "teacher": find_model(teacher_name, None if fine_tuned_here else recipe.teacher.revision),
-        "student": find_model(str(folder.model("student", first))),
-    }
+    sources = {"student": find_model(str(folder.model("student", first)))}
+    parts = recipe.teacher.parts
+    for number, part in enumerate(parts):
+        member = number if len(parts) > 1 else None
+        tuned = part.train is not None
+        name = str(folder.model("teacher", first, member)) if tuned else part.for_task(first)
+        sources[f"teacher{number}"] = find_model(name, None if tuned else part.revision)
     models, features = {}, {}
     for role, source in sources.items():
         model = load_model(source, kind=reading.head, labels=task.labels, seed=0, allow_new_head=False)
@@ -71,8 +72,14 @@ def measurements(
     weights: dict[str, dict[str, torch.Tensor]] = {
         name: load_file(folder.model("student", name) / "model.safetensors") for name in recipe.data.tasks
     }
+    times = latency(models, features, device)
+    # Several teachers are asked one after the other.
+    teacher = {
+        key: sum(times[f"teacher{number}"][key] for number in range(len(parts))) for key in times["student"]
+    }
+    teacher |= {key: value for key, value in times["teacher0"].items() if key.startswith("tokens")}
     return {
-        "latency_ms": latency(models, features, device),
+        "latency_ms": {"teacher": teacher, "student": times["student"]},
         "latency_task": first,
         "sharing": shareable(weights),
     }

@@ -9,20 +9,21 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from distill.engine import Engine, predict
-from distill.engine.reading import Reading, reading_of
+from distill.engine.reading import Reader, Reading, reading_of
 from distill.errors import CheckpointError, ModelError
-from distill.evaluation import size, task_score
-from distill.losses import Labels, Total
+from distill.evaluation import added, size, task_score
+from distill.losses import Ensemble, Labels, Total
 from distill.models import (
     Activity,
     DataSet,
+    EnsembleTeacher,
     ModelSource,
     RememberedTeacher,
     Student,
@@ -30,10 +31,11 @@ from distill.models import (
     find_model,
     measure_activity,
     parameter_budget,
+    train_tokenizer,
 )
 from distill.models.loading import load_model, load_tokenizer
 from distill.models.width import check_width
-from distill.recipe import Recipe, TrainRecipe
+from distill.recipe import MemberRecipe, NewTokenizer, Recipe, TrainRecipe
 from distill.run_folder import Role, RunFolder, fit_name, read_json, write_json
 from distill.runs.cache import RECORD, CacheEntry
 from distill.runs.corpus import Corpus, name_of
@@ -43,6 +45,7 @@ from distill.tasks import Answer, Task, TaskData, write_predictions
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
 
     from distill.progress import Progress
 
@@ -58,11 +61,12 @@ class Fit:
     task: str
     seed: int
     key: str
+    member: int | None = None  # of several teachers
 
     @property
     def name(self) -> str:
         """The fit's name in the run folder."""
-        return fit_name(self.role, self.task, self.seed)
+        return fit_name(self.role, self.task, self.seed, self.member)
 
 
 class Workbench:
@@ -102,20 +106,26 @@ class Workbench:
         self.reading = self._reading_of(self.task)
         self._features: dict[str, DataSet] = {}
         self._remembered: RememberedTeacher | None = None
-        self._running: Teacher | None = None
+        self._running: Teacher | EnsembleTeacher | None = None
         self._activity: Activity | None = None
 
-    def fit_teacher(self) -> Fit:
-        """Fine-tune the teacher, or take the fine-tuned one the recipe names, and store its predictions."""
-        train = self._train(self.recipe.teacher.train)
-        fit = Fit("teacher", self.task.name, self.recipe.seeds[0], self._teacher_key)
-        if train is None:
-            return self._finish(fit, lambda: self._take_teacher(fit), keep_model=False)
-        return self._finish(
-            fit,
-            lambda: self._train_model(fit, self._new_teacher_model(), Total(terms=(Labels(),)), train, None),
-            keep_model=True,
-        )
+    def fit_teacher(self) -> None:
+        """Fine-tune the teacher, or each of several, or take what the recipe names as fine-tuned; store predictions."""
+        for number, part in enumerate(self.parts):
+            member = number if self.ensemble else None
+            fit = Fit("teacher", self.task.name, self._seed_of(part), self._part_key(part), member)
+            if part.train is None:
+                self._finish(fit, partial(self._take_teacher, fit, number), keep_model=False)
+            else:
+                self._finish(fit, partial(self._train_teacher, fit, part), keep_model=True)
+        if self.ensemble:
+            fit = Fit("teacher", self.task.name, self.recipe.seeds[0], self._teacher_key)
+            self._finish(fit, partial(self._take_ensemble, fit), keep_model=False)
+
+    def _train_teacher(self, fit: Fit, part: MemberRecipe) -> tuple[Student, dict[str, Any]]:
+        train = self._train(part.train)
+        assert train is not None  # noqa: S101 - who calls knows
+        return self._train_model(fit, self._new_teacher_model(part), Total(terms=(Labels(),)), train, None)
 
     def fit_student(self, seed: int) -> Fit:
         """Train the student with the recipe's loss."""
@@ -147,7 +157,7 @@ class Workbench:
     # One fit, from its key to its stored predictions.
 
     def _finish(
-        self, fit: Fit, make: Callable[[], tuple[Student | Teacher, dict[str, Any]]], *, keep_model: bool
+        self, fit: Fit, make: Callable[[], tuple[Reader, dict[str, Any]]], *, keep_model: bool
     ) -> Fit:
         if self._is_done(fit, keep_model=keep_model):
             self.progress.say(f"{fit.name}: already done")
@@ -186,7 +196,7 @@ class Workbench:
         student: Student,
         loss: Total,
         train: TrainRecipe,
-        teacher: Callable[[Student], RememberedTeacher | Teacher] | None,
+        teacher: Callable[[Student], RememberedTeacher | Teacher | EnsembleTeacher] | None,
     ) -> tuple[Student, dict[str, Any]]:
         if fit.role == "student" and fit.seed == self.recipe.seeds[0]:
             self._say_size(student)
@@ -224,7 +234,7 @@ class Workbench:
         ratio = budget.total / teacher["parameters"]
         self.progress.say(f"student-{self.task.name}: {budget.as_text()}, {ratio:.2f} of the teacher's")
 
-    def _answer(self, fit: Fit, made: Student | Teacher) -> dict[str, int]:
+    def _answer(self, fit: Fit, made: Reader) -> dict[str, int]:
         """Predict and store the validation answers of the task and its diagnostics; how many inputs were cut."""
         made.model.to(self.accelerator.device).eval()
         outcome, truncated = "", {}
@@ -242,13 +252,11 @@ class Workbench:
         self.progress.end(outcome)
         return truncated
 
-    def _agreement(
-        self, fit: Fit, made: Student | Teacher, answers: list[Answer], choice_R: Tensor
-    ) -> list[Answer]:
+    def _agreement(self, fit: Fit, made: Reader, answers: list[Answer], choice_R: Tensor) -> list[Answer]:
         """Plain text: count the tokens on which a model's first choice is its teacher's, where both read the same."""
         from safetensors.torch import load_file, save_file
 
-        path = self.folder.choices(fit_name("teacher", fit.task, self.recipe.seeds[0]))
+        path = self.folder.choices(fit_name("teacher", fit.task, self.recipe.seeds[0], fit.member))
         rows = torch.tensor([int(answer.logits[1]) for answer in answers])
         if fit.role == "teacher":
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -256,7 +264,7 @@ class Workbench:
         stored = load_file(path)
         tokens = made.tokens if isinstance(made, Student) else None
         chosen_R = choice_R if tokens is None else torch.tensor(tokens)[choice_R]
-        known = tokens is not None or self._reads_like_teacher(made)
+        known = fit.role == "teacher" or tokens is not None or self._reads_like_teacher(made)
         if not known or not torch.equal(rows, stored["rows"]):
             return answers
         agreed = torch.split(chosen_R == stored["choice"], rows.tolist())
@@ -265,9 +273,9 @@ class Workbench:
             for answer, each in zip(answers, agreed, strict=True)
         ]
 
-    def _reads_like_teacher(self, made: Student | Teacher) -> bool:
+    def _reads_like_teacher(self, made: Reader) -> bool:
         """Whether a model has the teacher's tokens, under the same ids."""
-        theirs = load_tokenizer(self._teacher_source)
+        theirs = load_tokenizer(self._files(0))
         return name_of(theirs) == name_of(made.tokenizer)
 
     def _validation_figures(self, student: Student) -> dict[str, float]:
@@ -288,9 +296,7 @@ class Workbench:
             self.folder.predictions(fit.name, d.task.name).is_file() for d in [self.data, *self.diagnostics]
         )
         answered &= not self._keeps_choices(fit) or self.folder.choices(fit.name).is_file()
-        return answered and (
-            not keep_model or (self.folder.model(fit.role, fit.task) / "config.json").is_file()
-        )
+        return answered and (not keep_model or (self._folder_of(fit) / "config.json").is_file())
 
     def _shared_entry(self, fit: Fit) -> CacheEntry | None:
         """Where runs share this fit: teachers and baselines only, a student is what a run is for."""
@@ -304,19 +310,26 @@ class Workbench:
         return {
             **{f"{name}.jsonl": self.folder.predictions(fit.name, name) for name in names},
             **({"choices": self.folder.choices(fit.name)} if self._keeps_choices(fit) else {}),
-            **({"model": self.folder.model(fit.role, fit.task)} if keep_model else {}),
+            **({"model": self._folder_of(fit)} if keep_model else {}),
             RECORD: self.folder.fit(fit.name),
         }
 
     def _keeps_choices(self, fit: Fit) -> bool:
         return fit.role == "teacher" and fit.task == "text"
 
-    def _store_model(self, fit: Fit, made: Student | Teacher, *, keep_model: bool) -> dict[str, int]:
+    def _folder_of(self, fit: Fit) -> Path:
+        return self.folder.model(fit.role, fit.task, fit.member)
+
+    def _store_model(self, fit: Fit, made: Reader, *, keep_model: bool) -> dict[str, int]:
         """Keep the model where that is wanted; its size either way."""
+        if isinstance(made, EnsembleTeacher):
+            return added(
+                [size(each.model, self._files(i).location) for i, each in enumerate(made.members)]
+            ).as_dict()
         if isinstance(made, Teacher):
-            return size(made.model, self._teacher_source.location).as_dict()
+            return size(made.model, self._source(self.parts[fit.member or 0]).location).as_dict()
         # A student of another seed, or the baseline, is the first seed's student in every dimension.
-        folder = self.folder.model(fit.role if keep_model else "student", fit.task)
+        folder = self._folder_of(fit) if keep_model else self.folder.model("student", fit.task)
         if keep_model:
             shutil.rmtree(folder, ignore_errors=True)
             made.save(folder)
@@ -325,36 +338,86 @@ class Workbench:
     # Models.
 
     @property
-    def _teacher_name(self) -> str:
-        return self.recipe.teacher.for_task(self.task.name)  # type: ignore[arg-type]
+    def parts(self) -> tuple[MemberRecipe, ...]:
+        """The teachers."""
+        return self.recipe.teacher.parts
 
-    @cached_property
-    def _teacher_source(self) -> ModelSource:
-        return find_model(self._teacher_name, self.recipe.teacher.revision)
+    @property
+    def ensemble(self) -> bool:
+        """Whether there are several teachers."""
+        return len(self.parts) > 1
 
-    def _take_teacher(self, fit: Fit) -> tuple[Teacher, dict[str, Any]]:
+    def _seed_of(self, part: MemberRecipe) -> int:
+        return self.recipe.seeds[0] if part.seed is None else part.seed
+
+    def _source(self, part: MemberRecipe) -> ModelSource:
+        """The files of a teacher as the recipe names it."""
+        return find_model(part.for_task(self.task.name), part.revision)  # type: ignore[arg-type]
+
+    def _files(self, number: int) -> ModelSource:
+        """The files of a teacher that knows the task."""
+        if self.parts[number].train is None:
+            return self._source(self.parts[number])
+        return find_model(
+            str(self.folder.model("teacher", self.task.name, number if self.ensemble else None))
+        )
+
+    def _take_teacher(self, fit: Fit, number: int) -> tuple[Teacher, dict[str, Any]]:
         self.progress.begin(fit.name, 1)
-        return self._load_teacher(), {"steps": 0, "tokens": 0, "provenance": {"model": self._teacher_name}}
+        provenance = {"model": self.parts[number].for_task(self.task.name)}  # type: ignore[arg-type]
+        return self._load_member(number), {"steps": 0, "tokens": 0, "provenance": provenance}
 
-    def _load_teacher(self) -> Teacher:
-        fine_tuned_here = self.recipe.teacher.train is not None
-        name = str(self.folder.model("teacher", self.task.name)) if fine_tuned_here else self._teacher_name
-        revision = None if fine_tuned_here else self.recipe.teacher.revision
-        teacher = Teacher.load(name, kind=self.reading.head, labels=self.task.labels, revision=revision)
+    def _take_ensemble(self, fit: Fit) -> tuple[EnsembleTeacher, dict[str, Any]]:
+        self.progress.begin(fit.name, 1)
+        provenance = {"members": [part.name for part in self.parts]}
+        return self._load_ensemble(), {"steps": 0, "tokens": 0, "provenance": provenance}
+
+    def _load_teacher(self) -> Teacher | EnsembleTeacher:
+        return self._load_ensemble() if self.ensemble else self._load_member(0)
+
+    def _load_ensemble(self) -> EnsembleTeacher:
+        return EnsembleTeacher([self._load_member(number) for number in range(len(self.parts))], self._mean)
+
+    @property
+    def _mean(self) -> Ensemble:
+        """How several teachers become one, at the temperature of the terms that will read it."""
+        temperatures = {getattr(term, "temperature", 1.0) for term in self.recipe.loss if term.needs_teacher}
+        wanted = self.recipe.teacher
+        return Ensemble(of=wanted.mean, weights=wanted.weights, temperature=next(iter(temperatures), 1.0))
+
+    def _load_member(self, number: int) -> Teacher:
+        files = self._files(number)
+        teacher = Teacher.load(
+            files.name, kind=self.reading.head, labels=self.task.labels, revision=files.revision
+        )
         teacher.model.to(self.accelerator.device)
         return teacher
 
-    def _new_teacher_model(self) -> Student:
-        return Student.load(
-            self._teacher_source, kind=self.reading.head, labels=self.task.labels, seed=self.recipe.seeds[0]
-        )
+    def _new_teacher_model(self, part: MemberRecipe) -> Student:
+        head, labels, seed = self.reading.head, self.task.labels, self._seed_of(part)
+        if part.config is None:
+            return Student.load(self._source(part), kind=head, labels=labels, seed=seed)
+        tokenizer = self._tokenizer(part.tokenizer)
+        return Student.from_config(part.config, tokenizer, kind=head, labels=labels, seed=seed)
+
+    def _tokenizer(self, wanted: str | NewTokenizer | None) -> PreTrainedTokenizerBase:
+        """The one a model from scratch reads: named, made here, or the (first) teacher's."""
+        if isinstance(wanted, str):
+            return load_tokenizer(find_model(wanted))
+        if wanted is None:
+            return load_tokenizer(self._files(0))
+        if self.recipe.architecture != "decoder":
+            raise ModelError(
+                "tokenizer: a new one is for decoders, which need no special tokens; name a tokenizer"
+            )
+        texts = dict.fromkeys(text for e in self.training for pair in e.texts for text in pair if text)
+        return train_tokenizer(texts, wanted.train)
 
     def _new_student(self, seed: int) -> Student:
         wanted, kind, labels = self.recipe.student, self.reading.head, self.task.labels
         if wanted.from_teacher is not None:
-            source = self._teacher_source
-            if wanted.from_teacher.weights == "fine_tuned" and self.recipe.teacher.train is not None:
-                source = find_model(str(self.folder.model("teacher", self.task.name)))
+            tuned = wanted.from_teacher.weights == "fine_tuned"
+            source = self._files(0) if tuned else self._source(self.parts[0])
             used = self.corpus.tokens(load_tokenizer(source)) if self._trims_vocabulary else None
             return Student.from_teacher(
                 source,
@@ -373,8 +436,9 @@ class Workbench:
             )
         if wanted.config is None:
             raise ModelError("student: give from_teacher, model or config")
-        source = find_model(wanted.tokenizer) if wanted.tokenizer else self._teacher_source
-        return Student.from_config(wanted.config, load_tokenizer(source), kind=kind, labels=labels, seed=seed)
+        return Student.from_config(
+            wanted.config, self._tokenizer(wanted.tokenizer), kind=kind, labels=labels, seed=seed
+        )
 
     def _activity_of(self, source: ModelSource) -> Activity | None:
         """What the channels, heads and neurons of the teacher's files do on training examples, measured once."""
@@ -397,11 +461,11 @@ class Workbench:
         wanted = self.recipe.student.from_teacher
         return wanted is not None and wanted.vocabulary == "corpus"
 
-    def _teacher_for(self, loss: Total) -> Callable[[Student], RememberedTeacher | Teacher]:
+    def _teacher_for(self, loss: Total) -> Callable[[Student], RememberedTeacher | Teacher | EnsembleTeacher]:
         speaks = self.reading.head not in ("classification", "multiple_choice")
         return self._running_teacher if loss.reads_activations or speaks else self._remembering_teacher
 
-    def _running_teacher(self, student: Student) -> Teacher:
+    def _running_teacher(self, student: Student) -> Teacher | EnsembleTeacher:
         """The teacher itself, for losses that compare it with the student token by token.
 
         Raises:
@@ -424,19 +488,27 @@ class Workbench:
     def _remembering_teacher(self, student: Student) -> RememberedTeacher:
         """The teacher's logits on the training examples, computed once for all seeds."""
         if self._remembered is None:
-            teacher = self._load_teacher()
-            features = self._training_for(teacher)
-            self.progress.begin(f"teacher-{self.task.name} reads", len(features))
-            logits_NC = predict(
-                teacher,
-                features,
-                batch_size=self.recipe.train.per_device_eval_batch_size,
-                device=self.accelerator.device,
-                progress=self.progress,
-            )
-            self.progress.end(f"{len(features)} training examples")
+            # One teacher after the other: no two of them are in memory together.
+            logits = [self._read_by(number) for number in range(len(self.parts))]
+            logits_NC = self._mean(logits) if self.ensemble else logits[0]
             self._remembered = RememberedTeacher(logits_NC.to(self.accelerator.device))
         return self._remembered
+
+    def _read_by(self, number: int) -> Tensor:
+        """What one teacher says of the training examples."""
+        teacher = self._load_member(number)
+        features = self._training_for(teacher)
+        member = number if self.ensemble else None
+        self.progress.begin(f"{fit_name('teacher', self.task.name, 0, member)} reads", len(features))
+        logits_NC = predict(
+            teacher,
+            features,
+            batch_size=self.recipe.train.per_device_eval_batch_size,
+            device=self.accelerator.device,
+            progress=self.progress,
+        )
+        self.progress.end(f"{len(features)} training examples")
+        return logits_NC
 
     # Data.
 
@@ -459,8 +531,28 @@ class Workbench:
 
     @cached_property
     def _teacher_key(self) -> str:
-        train = self._train(self.recipe.teacher.train)
-        return self._key("teacher", self.recipe.seeds[0], asdict(train) if train else "fine-tuned", None)
+        if not self.ensemble:
+            return self._part_key(self.parts[0])
+        wanted = self.recipe.teacher
+        how = (
+            [self._part_key(part) for part in self.parts],
+            wanted.mean,
+            wanted.weights,
+            self._mean.temperature,
+        )
+        return self._key("teacher", self.recipe.seeds[0], how, None)
+
+    def _part_key(self, part: MemberRecipe) -> str:
+        train = self._train(part.train)
+        how = asdict(train) if train else "fine-tuned"
+        return self._key("teacher", self._seed_of(part), how, None, part)
+
+    def _origin(self, part: MemberRecipe) -> Any:
+        """What tells the weights that a teacher starts from: the digest of its files, or its config."""
+        if part.config is None:
+            return self._source(part).digest
+        named = isinstance(part.tokenizer, str)
+        return dict(part.config), find_model(part.tokenizer).digest if named else part.tokenizer  # type: ignore[arg-type]
 
     @property
     def _student_train(self) -> TrainRecipe:
@@ -469,7 +561,9 @@ class Workbench:
     def _train(self, train: TrainRecipe | None) -> TrainRecipe | None:
         return None if train is None else train.for_task(self.task.name)  # type: ignore[arg-type]
 
-    def _key(self, role: Role, seed: int, how: Any, teacher_key: str | None) -> str:
+    def _key(
+        self, role: Role, seed: int, how: Any, teacher_key: str | None, part: MemberRecipe | None = None
+    ) -> str:
         """Digest of everything that decides a fit's weights and answers."""
         wanted = self.recipe.student
         start: Any = None if role == "teacher" else asdict(wanted)
@@ -481,7 +575,7 @@ class Workbench:
             "how": how,
             "train": None if role == "teacher" else asdict(self._student_train),
             "teacher": teacher_key,
-            "teacher_model": self._teacher_source.digest,
+            "teacher_model": self._origin(part or self.parts[0]),
             "student": start,
             "corpus": self.corpus.digests if role != "teacher" and self._trims_vocabulary else None,
             "data": self.data.sha256,

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
     from pydantic_core import CoreSchema
 
-TaskName = Literal["boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc"]
-TASK_NAMES: tuple[TaskName, ...] = get_args(TaskName)
+SuperGLUEName = Literal["boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc"]
+TaskName = Literal[SuperGLUEName, "terra"]
+TASK_NAMES: tuple[TaskName, ...] = get_args(SuperGLUEName)
 
 Scalar = (
     Annotated[str, Field(pattern=TEXT)]
@@ -66,7 +67,8 @@ class DataRecipe:
         path: The folder with one subfolder a task (BoolQ, CB, ...). Only with, and required by, source
             "folder". Relative to the working directory.
         revision: The dataset's git revision, only with source "hub". Default: the one pinned by distill.
-        tasks: The tasks, each a model of its own. Default: all eight.
+        tasks: The tasks, each a model of its own; terra (Russian, only with source "folder") is no part of the
+            SuperGLUE score. Default: all eight of SuperGLUE.
         diagnostics: Also evaluate the RTE model on AX-b and AX-g where the source has them. Default true.
         max_length: The longest input in tokens; longer ones are cut where the task allows it and counted in
             the report. 8 to 8192, default 128.

@@ -12,7 +12,7 @@ from distill.errors import DistillError
 from distill.evaluation import Interval, Resampler, interval, judge, ratios, task_score
 from distill.recipe import Recipe, read_recipe, recipe_sha256
 from distill.run_folder import Role, RunFolder, fit_name, read_json
-from distill.tasks import DIAGNOSTICS, SUPERGLUE, TASKS, Answer, read_predictions, score_name, superglue_score
+from distill.tasks import DIAGNOSTICS, SUPERGLUE, TASKS, Answer, mean_score, read_predictions, score_name
 
 # A share of truncated validation examples above this is worth a warning.
 TRUNCATED_WORTH_SAYING = 0.05
@@ -50,7 +50,7 @@ def build_report(folder: RunFolder) -> dict[str, Any]:
             "score_name": score_name(tasks, data["source"], portions),
             "tasks": data["tasks"],
         },
-        "majority": {"score": superglue_score({task: data["tasks"][task]["majority"] for task in tasks})},
+        "majority": {"score": mean_score({task: data["tasks"][task]["majority"] for task in tasks})},
     }
     for role in roles:
         report[role] = _model(role, recipe, fits[role], answers[role], diagnosed[role], data, resampler) | {

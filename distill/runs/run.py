@@ -13,7 +13,7 @@ from distill.run_folder import RunFolder, write_json
 from distill.runs.corpus import Corpus
 from distill.runs.facts import data_facts, measurements
 from distill.runs.workbench import Workbench
-from distill.tasks import DIAGNOSTICS, SUPERGLUE, TaskData, load_task
+from distill.tasks import DIAGNOSTICS, TASKS, TaskData, load_task
 
 
 def run(recipe: Recipe, folder: str | Path | None = None, *, progress: Progress | None = None) -> Report:
@@ -81,7 +81,7 @@ def load_data(recipe: Recipe) -> dict[str, TaskData]:
             demo_seed=wanted.seed,
         )
 
-    data: dict[str, TaskData] = {name: load(name) for name in SUPERGLUE if name in wanted.tasks}
+    data: dict[str, TaskData] = {name: load(name) for name in TASKS if name in wanted.tasks}
     if wanted.diagnostics and "rte" in data and wanted.source != "demo":
         for name in DIAGNOSTICS:
             if wanted.source == "hub" or _has_folder(wanted.path, name):
@@ -90,8 +90,6 @@ def load_data(recipe: Recipe) -> dict[str, TaskData]:
 
 
 def _has_folder(path: str | None, name: str) -> bool:
-    from distill.tasks import TASKS
-
     return path is not None and (Path(path) / TASKS[name].title).is_dir()
 
 

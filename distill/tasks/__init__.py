@@ -1,25 +1,38 @@
 """The SuperGLUE tasks: rows to examples, stored answers to scores. Needs no torch."""
 
+from .completions import EncodedCompletions, chat_template_sha256, encode_completions, scored
 from .encoding import Encoded, encode
+from .formats import Completion, Framed, TextToText
 from .predictions import read_predictions, write_predictions
-from .score import score_name, superglue_score
+from .score import mean_score, score_name, superglue_score
 from .sources import TaskData, load_task
 from .superglue import DIAGNOSTICS, SUPERGLUE, TASKS
 from .task import Answer, Example, Task
+from .text_to_text import EncodedTextToText, encode_text_to_text
 
 __all__ = [
     "DIAGNOSTICS",
     "SUPERGLUE",
     "TASKS",
     "Answer",
+    "Completion",
     "Encoded",
+    "EncodedCompletions",
+    "EncodedTextToText",
     "Example",
+    "Framed",
     "Task",
     "TaskData",
+    "TextToText",
+    "chat_template_sha256",
     "encode",
+    "encode_completions",
+    "encode_text_to_text",
     "load_task",
+    "mean_score",
     "read_predictions",
     "score_name",
+    "scored",
     "superglue_score",
     "write_predictions",
 ]

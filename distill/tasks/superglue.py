@@ -1,6 +1,6 @@
-"""The ten tasks by name."""
+"""The tasks by name: the eight of the score, and those outside it."""
 
-from . import boolq, cb, copa, multirc, record, rte, wic, wsc
+from . import boolq, cb, copa, multirc, record, rte, terra, wic, wsc
 from .diagnostics import AXB, AXG
 from .task import Task
 
@@ -19,5 +19,6 @@ TASKS: dict[str, Task] = {
         wsc.TASK,
         AXB,
         AXG,
+        terra.TASK,
     )
 }

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
     from pydantic_core import CoreSchema
 
-TaskName = Literal["boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc", "text"]
+SuperGLUEName = Literal["boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc"]
+TaskName = Literal[SuperGLUEName, "terra", "text"]
+TASK_NAMES: tuple[TaskName, ...] = get_args(SuperGLUEName)
 PLAIN_TEXT: TaskName = "text"
-TASK_NAMES: tuple[TaskName, ...] = tuple(name for name in get_args(TaskName) if name != PLAIN_TEXT)
 Architecture = Literal["encoder", "decoder", "encoder_decoder"]
 # Characters that a passage of plain text has for each token of max_length: few enough for most tokenizers.
 CHARACTERS_A_TOKEN = 3
@@ -74,7 +75,8 @@ class DataRecipe:
         characters: With source "text": the length of a passage, which is one example. Default: 3 for each token
             of max_length.
         revision: The dataset's git revision, only with source "hub". Default: the one pinned by distill.
-        tasks: The tasks, each a model of its own. Default: all eight. With source "text" there is one, "text".
+        tasks: The tasks, each a model of its own; terra (Russian, only with source "folder") is no part of the
+            SuperGLUE score. Default: all eight of SuperGLUE. With source "text" there is one, "text".
         diagnostics: Also evaluate the RTE model on AX-b and AX-g where the source has them. Default true.
         max_length: The longest input in tokens; longer ones are cut where the task allows it and counted in
             the report. 8 to 8192, default 128.

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from .formats import Completion, Framed, TextToText
 from .row import Row
 from .task import Answer, Array, Example, Task, f1, gold, ratio, sum_by_unit
 
@@ -25,9 +26,22 @@ class CB(Task):
     def read(self, row: Row) -> list[Example]:
         """One example a row."""
         name = str(row.integer("idx"))
-        texts = (row.text("premise"), row.text("hypothesis"))
+        fields = {"premise": row.text("premise"), "hypothesis": row.text("hypothesis")}
+        texts = (fields["premise"], fields["hypothesis"])
         label = row.label({label: number for number, label in enumerate(self.labels)})
-        return [Example(name, (texts,), label, group=name)]
+        return [Example(name, (texts,), label, group=name, fields=fields)]
+
+    def completion(self, example: Example) -> Completion:
+        r"""`{premise}\nQuestion: {hypothesis}. True, False, or Neither?\nAnswer:` True, False, Neither."""
+        hypothesis = example.fields["hypothesis"].rstrip(".")
+        question = f"\nQuestion: {hypothesis}. True, False, or Neither?\nAnswer:"
+        prompt = Framed("", example.fields["premise"], question)
+        return Completion(prompt, (" True", " False", " Neither"), example.label)
+
+    def text_to_text(self, example: Example) -> TextToText:
+        """`cb hypothesis: {hypothesis} premise: {premise}`: entailment, contradiction or neutral."""
+        before = f"cb hypothesis: {example.fields['hypothesis']} premise: "
+        return TextToText(Framed(before, example.fields["premise"], ""), self.label_text(example))
 
     def counts(self, answers: Sequence[Answer]) -> Array:
         """Counts a unit, (U, 9)."""

@@ -7,6 +7,8 @@ import numpy as np
 
 from distill.errors import DataError
 
+from . import rte
+from .formats import Completion, TextToText
 from .row import Row
 from .task import Answer, Array, Example, Task, gold, ratio, sum_by_unit
 
@@ -14,7 +16,9 @@ from .task import Answer, Array, Example, Task, gold, ratio, sum_by_unit
 class AXb(Task):
     """Broad-coverage diagnostics, pairs (sentence1, sentence2). Metric: Matthews correlation, in [-1, 1].
 
-    Columns of the counts: both not_entailment, predicted so only, gold so only, both entailment.
+    A written text that names no class is a third class, which is never gold (the correlation of K classes:
+    Gorodkin 2004, doi:10.1016/j.compbiolchem.2004.09.006; of two classes it is Matthews').
+    Columns of the counts: right answers; answers of each class and of none; gold labels of each class.
     """
 
     name = "axb"
@@ -26,23 +30,32 @@ class AXb(Task):
     def read(self, row: Row) -> list[Example]:
         """One example a row. The official idx is a string of digits."""
         name = str(row.integer("idx"))
-        texts = (row.text("sentence1"), row.text("sentence2"))
+        fields = {"premise": row.text("sentence1"), "hypothesis": row.text("sentence2")}
+        texts = (fields["premise"], fields["hypothesis"])
         label = row.label({label: number for number, label in enumerate(self.labels)})
-        return [Example(name, (texts,), label, group=name)]
+        return [Example(name, (texts,), label, group=name, fields=fields)]
+
+    def completion(self, example: Example) -> Completion:
+        """RTE's, whose model answers."""
+        return rte.TASK.completion(example)
+
+    def text_to_text(self, example: Example) -> TextToText:
+        """RTE's, whose model answers."""
+        return rte.TASK.text_to_text(example)
 
     def counts(self, answers: Sequence[Answer]) -> Array:
-        """The confusion matrix, a unit at a time, (U, 4)."""
-        found_N, gold_N = self.predicted(answers) == 1, gold(answers) == 1
-        columns_NK = np.stack(
-            [found_N & gold_N, found_N & ~gold_N, ~found_N & gold_N, ~found_N & ~gold_N], axis=1
-        )
-        return sum_by_unit(columns_NK.astype(np.float64), answers)
+        """Counts a unit, (U, 6)."""
+        found_N, gold_N = self.predicted(answers), gold(answers)
+        columns = [found_N == gold_N, *(found_N == c for c in (0, 1, -1)), *(gold_N == c for c in (0, 1))]
+        return sum_by_unit(np.stack(columns, axis=1).astype(np.float64), answers)
 
     def measure(self, counts: Array) -> dict[str, Array]:
-        """Matthews correlation of summed counts; 0 where a margin of the confusion matrix is empty."""
-        hits, extra, missed, rest = (counts[..., column] for column in range(4))
-        margins = (hits + extra) * (hits + missed) * (rest + extra) * (rest + missed)
-        return {"matthews": ratio(hits * rest - extra * missed, np.sqrt(margins))}
+        """Matthews correlation of summed counts; 0 where all predictions or all gold labels are of one class."""
+        right, found_K, gold_K = counts[..., 0], counts[..., 1:4], counts[..., 4:6]
+        whole = gold_K.sum(axis=-1)
+        excess = right * whole - (found_K[..., :2] * gold_K).sum(axis=-1)
+        spread = (whole**2 - (found_K**2).sum(axis=-1)) * (whole**2 - (gold_K**2).sum(axis=-1))
+        return {"matthews": ratio(excess, np.sqrt(spread))}
 
 
 class AXg(Task):
@@ -63,9 +76,18 @@ class AXg(Task):
     def read(self, row: Row) -> list[Example]:
         """One example a row."""
         name = str(row.integer("idx"))
-        texts = (row.text("premise"), row.text("hypothesis"))
+        fields = {"premise": row.text("premise"), "hypothesis": row.text("hypothesis")}
+        texts = (fields["premise"], fields["hypothesis"])
         label = row.label({label: number for number, label in enumerate(self.labels)})
-        return [Example(name, (texts,), label, group=str(row.number // 2))]
+        return [Example(name, (texts,), label, group=str(row.number // 2), fields=fields)]
+
+    def completion(self, example: Example) -> Completion:
+        """RTE's, whose model answers."""
+        return rte.TASK.completion(example)
+
+    def text_to_text(self, example: Example) -> TextToText:
+        """RTE's, whose model answers."""
+        return rte.TASK.text_to_text(example)
 
     def examples(self, rows: Iterable[Mapping[str, Any]]) -> list[Example]:
         """Read the rows, and check that neighbours are minimal pairs.
@@ -89,12 +111,13 @@ class AXg(Task):
     def counts(self, answers: Sequence[Answer]) -> Array:
         """Counts a minimal pair, (U, 4)."""
         found_N = self.predicted(answers)
-        columns_NK = np.stack([found_N == 1, found_N == gold(answers), np.ones(len(answers))], axis=1)
-        sums_UK = sum_by_unit(columns_NK.astype(np.float64), answers)
-        if (sums_UK[:, 2] != 2).any():
+        columns = [found_N == 0, found_N == 1, found_N == gold(answers), np.ones(len(answers))]
+        sums_UK = sum_by_unit(np.stack(columns, axis=1).astype(np.float64), answers)
+        if (sums_UK[:, 3] != 2).any():
             raise DataError(f"{self.title}: gender parity needs both answers of every minimal pair")
-        equal_U = sums_UK[:, 0] != 1
-        return np.stack([equal_U, np.ones(len(sums_UK)), sums_UK[:, 1], sums_UK[:, 2]], axis=1).astype(
+        # Two texts that name no class are not equal predictions.
+        equal_U = (sums_UK[:, :2] == 2).any(axis=1)
+        return np.stack([equal_U, np.ones(len(sums_UK)), sums_UK[:, 2], sums_UK[:, 3]], axis=1).astype(
             np.float64
         )
 

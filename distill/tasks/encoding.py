@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from .framing import unlimited
 from .task import Example
 
 if TYPE_CHECKING:
@@ -92,13 +93,10 @@ def rows_of_fast(
     the tokenizer's own post-processor: the same ids as a call with pairs, several times sooner.
     """
     backend = tokenizer.backend_tokenizer
-    before = backend.truncation, backend.padding
-    backend.no_truncation()
-    backend.no_padding()
     side = tokenizer.truncation_side
     special = {paired: tokenizer.num_special_tokens_to_add(pair=paired) for paired in (True, False)}
     fields = [field for field in FIELDS if field == "attention_mask" or field in tokenizer.model_input_names]
-    try:
+    with unlimited(tokenizer):
         texts = list(dict.fromkeys(text for pair in pairs for text in pair if text is not None))
         encodings = dict(zip(texts, backend.encode_batch(texts, add_special_tokens=False), strict=True))
         rows: list[tuple[dict[str, list[int]], bool]] = [({}, False)] * len(pairs)
@@ -120,13 +118,6 @@ def rows_of_fast(
                 values = (made.ids, made.attention_mask, made.type_ids)
                 row = {field: ids for field, ids in zip(FIELDS, values, strict=True) if field in fields}
                 rows[number] = (row, chosen != "whole")
-    finally:
-        backend.no_truncation()
-        backend.no_padding()
-        if before[0] is not None:
-            backend.enable_truncation(**before[0])
-        if before[1] is not None:
-            backend.enable_padding(**before[1])
     return iter(rows)
 
 

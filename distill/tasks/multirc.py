@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from .formats import Completion, Framed, TextToText
 from .row import Row
 from .task import Answer, Array, Example, Task, f1, gold, ratio, sum_by_unit
 
@@ -39,14 +40,34 @@ class MultiRC(Task):
             asked = without_tags(question.text("question"))
             for answer in question.rows("answers"):
                 name = f"{group}-{answer.integer('idx')}"
-                second = f"{asked} {without_tags(answer.text('text'))}"
-                examples.append(Example(name, ((text, second),), answer.label({0: 0, 1: 1}), group))
+                option = without_tags(answer.text("text"))
+                fields = {"paragraph": text, "question": asked, "answer": option}
+                label = answer.label({0: 0, 1: 1})
+                examples.append(Example(name, ((text, f"{asked} {option}"),), label, group, fields=fields))
         return examples
 
+    def completion(self, example: Example) -> Completion:
+        r"""`{paragraph}\nQuestion: …\nAnswer: {answer}\nIs the answer correct?` no, yes: in class order.
+
+        The harness puts the answer option into both of its choices, lists yes before no, and compares that order
+        with a label that counts False as 0, so that a perfect model scores 0 there.
+        """
+        question, answer = example.fields["question"], example.fields["answer"]
+        asked = f"\nQuestion: {question}\nAnswer: {answer}\nIs the answer correct?"
+        return Completion(Framed("", example.fields["paragraph"], asked), (" no", " yes"), example.label)
+
+    def text_to_text(self, example: Example) -> TextToText:
+        """`multirc question: … answer: … paragraph: …`: True or False."""
+        before = (
+            f"multirc question: {example.fields['question']} answer: {example.fields['answer']} paragraph: "
+        )
+        return TextToText(Framed(before, example.fields["paragraph"], ""), self.label_text(example))
+
     def counts(self, answers: Sequence[Answer]) -> Array:
-        """Counts a question, (U, 5)."""
-        predicted_N, gold_N = self.predicted(answers) == 1, gold(answers) == 1
-        columns_NK = np.stack([predicted_N & gold_N, predicted_N, gold_N, predicted_N != gold_N], axis=1)
+        """Counts a question, (U, 5). A text that is neither True nor False is a wrong option, not a False one."""
+        found_N, gold_N = self.predicted(answers), gold(answers)
+        predicted_N, actual_N = found_N == 1, gold_N == 1
+        columns_NK = np.stack([predicted_N & actual_N, predicted_N, actual_N, found_N != gold_N], axis=1)
         sums_UK = sum_by_unit(columns_NK.astype(np.float64), answers)
         exact_U = sums_UK[:, 3] == 0
         return np.concatenate([sums_UK[:, :3], exact_U[:, None], np.ones((len(sums_UK), 1))], axis=1)

@@ -35,6 +35,8 @@ def write_predictions(path: str | os.PathLike[str], answers: Iterable[Answer]) -
                     "logits": logits,
                     "gold": None if answer.gold is None else int(answer.gold),
                 }
+                if answer.text is None:
+                    del fields["text"]
                 file.write(json.dumps(fields, ensure_ascii=False, allow_nan=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -80,4 +82,5 @@ def answer_of(where: str, line: str) -> Answer:
         logits=tuple(float(logit) for logit in logits),
         answer=row.text("answer"),
         golds=tuple(golds),
+        text=None if row.fields.get("text") is None else row.text("text"),
     )

@@ -10,12 +10,14 @@ import numpy as np
 
 from distill.errors import DataError
 
+from .formats import Completion, Framed, TextToText
 from .row import Row
 from .task import Answer, Array, Example, Task, ratio, unit_index
 
 PLACEHOLDER = "@placeholder"
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 PUNCTUATION = str.maketrans("", "", string.punctuation)
+BULLET = "  - "
 HIGHLIGHT = re.compile(r"\s*@highlight\s*")
 
 
@@ -24,7 +26,8 @@ class ReCoRD(Task):
 
     The candidate with the largest logit[1] - logit[0] answers the query; it is compared with each gold
     answer after SQuAD normalisation, the best one counts, and queries are averaged. Candidates are the
-    passage's entity strings, each once. The query is the unit, however many gold answers it has.
+    passage's entity strings, each once. The query is the unit, however many gold answers it has. Where the
+    answer is a written text, there is one a query, and it is that text which is compared.
     Columns of the counts: F1, exact match, 1.
     """
 
@@ -50,6 +53,7 @@ class ReCoRD(Task):
                 )
             spans.append((start, text[start:end].strip()))
         candidates = list(dict.fromkeys(entity for _, entity in sorted(spans)))
+        listed = ", ".join(sorted(candidates))
         shown = cleaned(text)
         examples = []
         for asked in row.rows("qas"):
@@ -64,11 +68,49 @@ class ReCoRD(Task):
                 tuple(sorted({answer.text("text") for answer in asked.rows("answers")})) if labelled else ()
             )
             right = {normalised(text) for text in golds}
+            fields = {"passage": text, "query": query, "entities": listed}
             for place, candidate in enumerate(candidates):
                 label = int(normalised(candidate) in right) if golds else None
                 pair = (shown, query.replace(PLACEHOLDER, candidate))
-                examples.append(Example(f"{group}-{place}", (pair,), label, group, candidate, golds))
+                examples.append(Example(f"{group}-{place}", (pair,), label, group, candidate, golds, fields))
         return examples
+
+    def completion(self, example: Example) -> Completion:
+        """The passage with its highlights as `  - …` lines, continued by one more: the query with the candidate.
+
+        The white space before an answer belongs to it, as in the harness's `encode_pair`: a tokenizer may merge
+        line breaks with the spaces behind them.
+        """
+        first, *highlights = example.fields["passage"].strip().split("\n@highlight\n")
+        shown = f"{first}\n\n" + "".join(f"{BULLET}{highlight}.\n" for highlight in highlights)
+        prompt = shown.rstrip()
+        filled = example.fields["query"].replace(PLACEHOLDER, example.answer)
+        answer = f"{shown[len(prompt) :]}{BULLET}{filled}"
+        return Completion(Framed("", prompt, ""), (answer,), 0 if example.label == 1 else None)
+
+    def completion_logits(self, scores: Sequence[float]) -> tuple[float, ...]:
+        """0 for a wrong candidate, the sum of its log-probabilities for a right one: the largest sum answers."""
+        return (0.0, *scores)
+
+    def text_to_text(self, example: Example) -> TextToText:
+        """`record query: … entities: a, b, … passage: …` of the example's query: a row for each gold answer."""
+        before = f"record query: {example.fields['query']} entities: {example.fields['entities']} passage: "
+        return TextToText(Framed(before, cleaned(example.fields["passage"]), ""), example.golds)
+
+    def expected(self, example: Example) -> tuple[str, ...]:
+        """The candidate."""
+        return (example.answer,)
+
+    def questions(self, examples: Sequence[Example]) -> list[int]:
+        """The first candidate of each query: a source names them all."""
+        first: dict[str, int] = {}
+        for place, example in enumerate(examples):
+            first.setdefault(example.group, place)
+        return list(first.values())
+
+    def read_answer(self, example: Example, text: str) -> Answer:
+        """The prediction for the example's query. It is about no candidate, so none is stored, nor its label."""
+        return Answer(example.group, example.group, None, (), golds=example.golds, text=text.strip())
 
     def training_examples(self, examples: Sequence[Example], *, negatives: int, seed: int) -> list[Example]:
         """Every right candidate, and `negatives` wrong ones a query, in their original order.
@@ -95,22 +137,31 @@ class ReCoRD(Task):
 
     def counts(self, answers: Sequence[Answer]) -> Array:
         """Counts a query, (U, 3)."""
-        logits_NC = self.logits(answers)
-        margin_N = logits_NC[:, 1] - logits_NC[:, 0]
+        self.check_ids(answers)
+        logits_NC = self.logits([answer for answer in answers if answer.text is None])
+        # A written text is alone in its query, so any margin will do.
+        margin_N = np.zeros(len(answers))
+        margin_N[[answer.text is None for answer in answers]] = logits_NC[:, 1] - logits_NC[:, 0]
         index_N, units = unit_index(answers)
+        candidates_U = np.bincount(index_N, minlength=units)
         best: list[int] = [-1] * units
         for number, (unit, answer) in enumerate(zip(index_N, answers, strict=True)):
             if not answer.golds:
                 raise DataError(
                     f"{self.title} {answer.id} has no gold answers; unlabelled splits cannot be scored"
                 )
+            if answer.text is not None and candidates_U[unit] > 1:
+                raise DataError(
+                    f"{self.title} {answer.id}: a written text answers its query alone, found {candidates_U[unit]}"
+                )
             if best[unit] < 0 or margin_N[number] > margin_N[best[unit]]:
                 best[unit] = number
         counts_UK = np.ones((units, 3))
         for unit, number in enumerate(best):
             found = answers[number]
-            counts_UK[unit, 0] = max(overlap(found.answer, text) for text in found.golds)
-            counts_UK[unit, 1] = max(normalised(found.answer) == normalised(text) for text in found.golds)
+            said = found.answer if found.text is None else found.text
+            counts_UK[unit, 0] = max(overlap(said, text) for text in found.golds)
+            counts_UK[unit, 1] = max(normalised(said) == normalised(text) for text in found.golds)
         return counts_UK
 
     def measure(self, counts: Array) -> dict[str, Array]:

@@ -10,13 +10,14 @@ from typing import Any, Literal
 
 from distill.errors import DataError
 
-from .superglue import DIAGNOSTICS, TASKS
+from .superglue import DIAGNOSTICS, SUPERGLUE, TASKS
 from .task import Example, Task
 
 Split = Literal["train", "validation"]
 Source = Literal["demo", "folder", "hub"]
 SPLITS: tuple[Split, Split] = ("train", "validation")
 DOWNLOAD = "https://dl.fbaipublicfiles.com/glue/superglue/data/v2/{title}.zip"
+RUSSIAN_DOWNLOAD = "https://russiansuperglue.com/tasks/download/{title}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +131,8 @@ def read_rows(
     """The official rows of a split, where they came from, and whether the file calls itself partial."""
     if split == "train" and task.name in DIAGNOSTICS:
         return [], task.title, False
+    if source in ("demo", "hub") and task.name not in (*SUPERGLUE, *DIAGNOSTICS):
+        raise DataError(f"{task.title}: not among the {source}'s tasks; it comes from a folder")
     if source == "demo":
         if task.name in DIAGNOSTICS:
             raise DataError(f"{task.title}: the demo has no diagnostics; they come from a folder or the hub")
@@ -163,8 +166,9 @@ def official_file(task: Task, split: Split, folder: Path) -> tuple[Path, bool]:
     for file, marked in ((inside / f"{stem}.jsonl", False), (inside / f"{stem}.partial.jsonl", True)):
         if file.is_file():
             return file, marked
+    download = DOWNLOAD if task.name in (*SUPERGLUE, *DIAGNOSTICS) else RUSSIAN_DOWNLOAD
     raise DataError(
-        f"{inside / stem}.jsonl: no such file; unpack {DOWNLOAD.format(title=task.title)} into {folder}, "
+        f"{inside / stem}.jsonl: no such file; unpack {download.format(title=task.title)} into {folder}, "
         f"or take another data source"
     )
 

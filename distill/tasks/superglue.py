@@ -1,6 +1,6 @@
-"""The tasks by name: SuperGLUE's eight, its two diagnostics, and plain text."""
+"""The tasks by name: the eight of the score, and those outside it."""
 
-from . import boolq, cb, copa, multirc, record, rte, text, wic, wsc
+from . import boolq, cb, copa, multirc, record, rte, terra, text, wic, wsc
 from .diagnostics import AXB, AXG
 from .task import Task
 
@@ -19,6 +19,7 @@ TASKS: dict[str, Task] = {
         wsc.TASK,
         AXB,
         AXG,
+        terra.TASK,
         text.TASK,
     )
 }

@@ -6,7 +6,7 @@ Shape suffixes: N answers, C classes (or choices), U units, K columns of counts.
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from distill.errors import DataError, NumericsError
 
+from .formats import Completion, TextToText
 from .row import Row
 
 Array = NDArray[np.float64]
@@ -21,7 +22,18 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One stored prediction. Every score is recomputed from a sequence of these alone."""
+    """One stored prediction. Every score is recomputed from a sequence of these alone.
+
+    Attributes:
+        id: the example's.
+        group: the example's.
+        gold: the example's label.
+        logits: one a class or choice: those of a head, or the summed log-probabilities of a decoder's answers.
+            Empty where the model wrote a text.
+        answer: what the prediction is about: ReCoRD's candidate, and the noun phrase of a WSC text.
+        golds: the example's.
+        text: what an encoder–decoder wrote; None where the model gave logits.
+    """
 
     id: str
     group: str
@@ -29,6 +41,7 @@ class Answer:
     logits: tuple[float, ...]
     answer: str = ""
     golds: tuple[str, ...] = ()
+    text: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +56,8 @@ class Example:
             the example itself).
         answer: ReCoRD only: the candidate entity.
         golds: ReCoRD only: the gold answers of the query, sorted, each once.
+        fields: the facts that `Task.completion` and `Task.text_to_text` word. Not formatted before it is asked
+            for, so that a passage with many questions is kept once.
     """
 
     id: str
@@ -51,6 +66,7 @@ class Example:
     group: str
     answer: str = ""
     golds: tuple[str, ...] = ()
+    fields: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def answered(self, logits: Iterable[float]) -> Answer:
         """The prediction for this example, ready to be stored and scored."""
@@ -90,6 +106,45 @@ class Task(ABC):
     @abstractmethod
     def read(self, row: Row) -> list[Example]:
         """The examples of one row of the official file."""
+
+    @abstractmethod
+    def completion(self, example: Example) -> Completion:
+        """The example for a decoder: the answer with the largest summed log-probability is its answer."""
+
+    @abstractmethod
+    def text_to_text(self, example: Example) -> TextToText:
+        """The example for an encoder–decoder: `read_answer` reads what it writes."""
+
+    def completion_logits(self, scores: Sequence[float]) -> tuple[float, ...]:
+        """The logits of an example from the summed log-probabilities of its completion's answers."""
+        return tuple(scores)
+
+    def read_answer(self, example: Example, text: str) -> Answer:
+        """The prediction of a model that wrote `text`, ready to be stored and scored."""
+        return Answer(
+            example.id, example.group, example.label, (), example.answer, example.golds, text.strip()
+        )
+
+    def questions(self, examples: Sequence[Example]) -> list[int]:
+        """The positions of the examples an encoder–decoder is asked: all of them (ReCoRD: one a query)."""
+        return list(range(len(examples)))
+
+    def expected(self, example: Example) -> tuple[str, ...]:
+        """The strings that an encoder–decoder may have to write for this example."""
+        return self.labels
+
+    def label_text(self, example: Example) -> tuple[str, ...]:
+        """The name of the example's class as the targets of a text-to-text row; none if unlabelled."""
+        return () if example.label is None else (self.labels[example.label],)
+
+    def class_of(self, answer: Answer) -> int:
+        """The class that a written answer names, or -1, which is no class and always wrong.
+
+        Case and white space do not count: uncased WordPiece tokenizers give "not _ entailment" back.
+        """
+        names = [squeezed(label) for label in self.labels]
+        said = squeezed(answer.text or "")
+        return names.index(said) if said in names else -1
 
     def examples(self, rows: Iterable[Mapping[str, Any]]) -> list[Example]:
         """Read the rows of an official file.
@@ -160,22 +215,32 @@ class Task(ABC):
         return self.score([example.answered(logits) for example in validation])
 
     def predicted(self, answers: Sequence[Answer]) -> NDArray[np.int64]:
-        """The class with the highest logit, (N,); the first one on a tie."""
-        best_N: NDArray[np.int64] = np.argmax(self.logits(answers), axis=1)
-        return best_N
+        """The class with the highest logit (the first one on a tie) or of the written text (-1: none), (N,)."""
+        self.check_ids(answers)
+        written_N = np.array([answer.text is not None for answer in answers], dtype=bool)
+        found_N = np.full(len(answers), -1, dtype=np.int64)
+        found_N[written_N] = [self.class_of(answer) for answer in answers if answer.text is not None]
+        logits_NC = self.logits([answer for answer in answers if answer.text is None])
+        found_N[~written_N] = np.argmax(logits_NC, axis=1)
+        return found_N
+
+    def check_ids(self, answers: Sequence[Answer]) -> None:
+        """Refuse two answers to one example."""
+        seen = set()
+        for answer in answers:
+            if answer.id in seen:
+                raise DataError(f"{self.title} {answer.id}: answered twice; each example counts once")
+            seen.add(answer.id)
 
     def logits(self, answers: Sequence[Answer]) -> Array:
         """The checked logits, (N, C)."""
-        seen = set()
+        self.check_ids(answers)
         for answer in answers:
             if len(answer.logits) != len(self.labels):
                 raise DataError(
                     f"{self.title} {answer.id}: expected {len(self.labels)} logits "
                     f"({', '.join(self.labels)}), found {len(answer.logits)}"
                 )
-            if answer.id in seen:
-                raise DataError(f"{self.title} {answer.id}: answered twice; each example counts once")
-            seen.add(answer.id)
         logits_NC = np.array([answer.logits for answer in answers], dtype=np.float64)
         logits_NC = logits_NC.reshape(len(answers), len(self.labels))
         finite_N = np.isfinite(logits_NC).all(axis=1)
@@ -185,6 +250,11 @@ class Task(ABC):
                 f"{self.title} {broken.id}: the logits are {broken.logits}, expected finite numbers"
             )
         return logits_NC
+
+
+def squeezed(text: str) -> str:
+    """The text without white space and case."""
+    return "".join(text.split()).casefold()
 
 
 def gold(answers: Sequence[Answer]) -> NDArray[np.int64]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from distill.errors import DataError
 
+from .formats import Completion, TextToText
 from .row import Row
 from .task import Answer, Array, Example, Task, ratio, sum_by_unit
 
@@ -34,6 +35,16 @@ class Text(Task):
         """One passage: `{"text": …}`."""
         passage = row.text("text")
         return [Example(str(row.number), ((passage, None),), None, str(row.number))]
+
+    def completion(self, example: Example) -> Completion:
+        """Plain text asks nothing."""
+        raise DataError(f"{self.title}: has no answers to choose from; a decoder reads the passage itself")
+
+    def text_to_text(self, example: Example) -> TextToText:
+        """Plain text asks nothing."""
+        raise DataError(
+            f"{self.title}: has no target to write; encoder–decoders are not trained on plain text"
+        )
 
     def counts(self, answers: Sequence[Answer]) -> Array:
         """Of each passage: log-likelihood in nats, tokens, bytes, and tokens on which the teacher agrees (if known)."""

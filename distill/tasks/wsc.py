@@ -2,8 +2,31 @@
 
 import re
 
+from .formats import Completion, Framed, TextToText
 from .row import Row
-from .task import Example, Task
+from .task import Answer, Example, Task
+
+# Words that tell nothing about who is meant (t5.data.postprocessors.wsc_simple).
+DETERMINERS = frozenset(
+    (
+        "a",
+        "an",
+        "few",
+        "her",
+        "his",
+        "each",
+        "every",
+        "many",
+        "much",
+        "my",
+        "our",
+        "some",
+        "that",
+        "the",
+        "their",
+    )
+    + ("these", "this", "those", "which", "whose", "your")
+)
 
 
 class WSC(Task):
@@ -39,7 +62,60 @@ class WSC(Task):
             shown += text[done:place] + mark
             done = place
         pair = (shown + text[done:], f"# {pronoun} # refers to * {noun} *")
-        return [Example(name, (pair,), row.label({False: 0, True: 1}), group=name)]
+        starred = f"{text[:pronoun_start]}*{text[pronoun_start:pronoun_end]}*{text[pronoun_end:]}"
+        fields = {"text": starred, "noun": noun, "pronoun": pronoun}
+        return [Example(name, (pair,), row.label({False: 0, True: 1}), group=name, fields=fields)]
+
+    def completion(self, example: Example) -> Completion:
+        """The passage with its `*pronoun*` marked, and whether that refers to the noun phrase: no, yes."""
+        noun, pronoun = example.fields["noun"], example.fields["pronoun"]
+        question = (
+            f'\nQuestion: In the passage above, does the pronoun "*{pronoun}*" refer to "*{noun}*"?\nAnswer:'
+        )
+        return Completion(
+            Framed("Passage: ", example.fields["text"], question), (" no", " yes"), example.label
+        )
+
+    def text_to_text(self, example: Example) -> TextToText:
+        """`wsc: {text with *pronoun* marked}`: the noun phrase. What is not meant by the pronoun teaches nothing."""
+        targets = (example.fields["noun"],) if example.label == 1 else ()
+        return TextToText(Framed("wsc: ", example.fields["text"], ""), targets)
+
+    def expected(self, example: Example) -> tuple[str, ...]:
+        """The noun phrase."""
+        return (example.fields["noun"],)
+
+    def read_answer(self, example: Example, text: str) -> Answer:
+        """The prediction, which keeps the noun phrase that the text is compared with."""
+        return Answer(
+            example.id,
+            example.group,
+            example.label,
+            (),
+            answer=example.fields["noun"],
+            text=text.strip(),
+        )
+
+    def class_of(self, answer: Answer) -> int:
+        """True if the text names the noun phrase, False if it names something else, -1 if it names nothing."""
+        text = answer.text or ""
+        return int(same_referent(text, answer.answer)) if told(text) else -1
+
+
+def same_referent(text: str, noun: str) -> bool:
+    """Whether the words of one are among those of the other, determiners and case aside.
+
+    "Bob" is not "Bob's hat": either both have an apostrophe or neither (as in T5's own postprocessor).
+    """
+    said, wanted = told(text), told(noun)
+    if any("'" in word for word in said) != any("'" in word for word in wanted):
+        return False
+    return bool(said and wanted) and (said <= wanted or wanted <= said)
+
+
+def told(text: str) -> set[str]:
+    """The words of a text in small letters, without determiners."""
+    return set(text.lower().split()) - DETERMINERS
 
 
 def located(target: Row, text: str, span: str) -> tuple[int, int]:

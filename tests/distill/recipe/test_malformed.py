@@ -300,7 +300,7 @@ MALFORMED: list[tuple[str, str | bytes, list[str]]] = [
         "an unknown task",
         added("data: {tasks: [RTEE]}\n"),
         [
-            "12:16: data.tasks.0: must be one of boolq, cb, copa, multirc, record, rte, wic, wsc, text, found the text 'RTEE'; did you mean rte?"
+            "12:16: data.tasks.0: must be one of boolq, cb, copa, multirc, record, rte, wic, wsc, terra, text, found the text 'RTEE'; did you mean rte?"
         ],
     ),
     ("no losses", GOOD[: GOOD.index("loss:")] + "loss: []\n", ["7:1: loss: must be given something"]),

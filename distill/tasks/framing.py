@@ -56,8 +56,7 @@ class Tokens:
 
     Attributes:
         ids: the token ids.
-        starts: the first character of each token. Byte-level tokenizers may leave white space out of their
-            offsets; here it belongs to the token behind it.
+        starts: the first character of each token. White space that a tokenizer drops belongs to the token behind.
         ends: the character after each token's last one.
     """
 
@@ -83,8 +82,16 @@ class Tokens:
 
 def tokenized(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[Tokens]:
     """Tokenize texts as they are: nothing is added, padded or cut."""
+    from tokenizers.processors import TemplateProcessing
+
+    backend = tokenizer.backend_tokenizer
     with unlimited(tokenizer):
-        made = tokenizer.backend_tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        # A byte-level post-processor takes white space out of the offsets, on both sides of a token.
+        own, backend.post_processor = backend.post_processor, TemplateProcessing("$A", "$A $B", [])
+        try:
+            made = backend.encode_batch(list(texts), add_special_tokens=False)
+        finally:
+            backend.post_processor = own
     found = []
     for encoding in made:
         starts, ends, before = [], [], 0

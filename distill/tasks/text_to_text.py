@@ -78,8 +78,8 @@ def encode_text_to_text(
         return strings[text]
 
     longest = 0
-    for text in {text for example in examples for text in task.expected(example)}:
-        longest = max(longest, len(target(text)))
+    for string in {string for example in examples for string in task.expected(example)}:
+        longest = max(longest, len(target(string)))
     made = EncodedTextToText([], [], [], 0, longest)
     room = Room(max_length)
     truncated = 0

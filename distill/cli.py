@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_args
 
 import typer
 
@@ -92,7 +92,7 @@ def evaluate(
         typer.Argument(metavar="[MODEL]", help="A fine-tuned model folder, package:NAME or hub id."),
     ] = None,
     task: Annotated[
-        str, typer.Option(help="boolq, cb, copa, multirc, record, rte, wic, wsc, axb or axg.")
+        str, typer.Option(help="boolq, cb, copa, multirc, record, rte, wic, wsc, axb, axg or terra.")
     ] = ...,  # type: ignore[assignment]
     data: Annotated[
         str, typer.Option(metavar="SOURCE", help="demo, hub, or a folder of official jsonl files.")
@@ -103,12 +103,21 @@ def evaluate(
     ] = None,
     max_length: Annotated[int, typer.Option(min=8, max=8192, help="Longest input in tokens.")] = 128,
     batch_size: Annotated[int, typer.Option(min=1, help="Examples a forward pass.")] = 64,
+    architecture: Annotated[
+        str,
+        typer.Option(
+            help="encoder (has a classifier), decoder (chooses the likeliest answer) or encoder_decoder (writes it)."
+        ),
+    ] = "encoder",
     as_json: JsonOption = False,
 ) -> None:
     """Score a fine-tuned model on a task's dev split, or score stored predictions again."""
     from distill.evaluate import evaluate_model, score_predictions
+    from distill.recipe import Architecture
     from distill.tasks import TASKS
 
+    if architecture not in get_args(Architecture):
+        raise DataError(f"--architecture {architecture}: must be one of {', '.join(get_args(Architecture))}")
     if task not in TASKS:
         raise DataError(f"--task {task}: no such task; the tasks are {', '.join(TASKS)}")
     if model is None and predictions is None:
@@ -123,6 +132,7 @@ def evaluate(
             predictions=predictions,
             max_length=max_length,
             batch_size=batch_size,
+            architecture=architecture,  # type: ignore[arg-type]
             progress=_progress(quiet=as_json),
         )
     if as_json:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from distill.progress import Progress, Silent
-from distill.tasks import DIAGNOSTICS, TASKS, encode, load_task, read_predictions, write_predictions
+from distill.recipe import Architecture
+from distill.tasks import DIAGNOSTICS, TASKS, load_task, read_predictions, write_predictions
 
 
 def evaluate_model(
@@ -18,6 +19,7 @@ def evaluate_model(
     max_length: int = 128,
     batch_size: int = 64,
     revision: str | None = None,
+    architecture: Architecture = "encoder",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Score a fine-tuned model on a task's dev split.
@@ -30,6 +32,8 @@ def evaluate_model(
         max_length: longest input in tokens; longer ones are cut and counted.
         batch_size: examples of a forward pass.
         revision: the model's hub revision.
+        architecture: "encoder" (with a classifier), "decoder" (chooses the likeliest answer) or "encoder_decoder"
+            (writes it).
         progress: told how far it is.
 
     Returns:
@@ -41,21 +45,20 @@ def evaluate_model(
     """
     from accelerate import Accelerator
 
-    from distill.engine import predict
-    from distill.models import Features, Teacher
+    from distill.engine.reading import reading_of
+    from distill.models import Teacher
 
-    source: Literal["demo", "hub", "folder"] = data if data in ("demo", "hub") else "folder"  # type: ignore[assignment]
+    source: Literal["demo", "folder", "hub"] = data if data in ("demo", "hub") else "folder"  # type: ignore[assignment]
     loaded = load_task(task, source=source, path=data if source == "folder" else None)
+    reading = reading_of(architecture, loaded.task, max_length=max_length, batch_size=batch_size)
     # The diagnostics are answered by an RTE model, in RTE's labels.
-    judge = Teacher.load(model, kind=loaded.task.kind, labels=loaded.task.labels, revision=revision)
+    judge = Teacher.load(model, kind=reading.head, labels=loaded.task.labels, revision=revision)
     judge.model.to(Accelerator().device)
-    encoded = encode(loaded.validation, judge.tokenizer, max_length=max_length, truncate=loaded.task.truncate)
-    features = Features(encoded.features, None, judge.tokenizer, truncated=encoded.truncated)
     told = progress or Silent()
-    told.begin(f"{task}", len(features))
-    logits_NC = predict(judge, features, batch_size=batch_size, device=judge.model.device, progress=told)
-    told.end(f"{len(features)} examples")
-    answers = [e.answered(row.tolist()) for e, row in zip(loaded.validation, logits_NC, strict=True)]
+    told.begin(f"{task}", len(loaded.validation))
+    said = reading.answer(loaded.validation, judge, told)
+    answers = said.answers
+    told.end(f"{len(loaded.validation)} examples")
     if predictions is not None:
         write_predictions(predictions, answers)
     return {
@@ -63,7 +66,7 @@ def evaluate_model(
         "metrics": loaded.task.score(answers),
         "majority": loaded.task.majority(loaded.train, loaded.validation),
         "n": len(answers),
-        "truncated": encoded.truncated,
+        "truncated": said.truncated,
         "diagnostic": task in DIAGNOSTICS,
         "notes": list(loaded.notes),
     }

@@ -8,15 +8,35 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from distill.engine.inference import predict, token_likelihoods
 from distill.errors import ModelError
-from distill.models import DataSet, EnsembleTeacher, Features, MaskedTokens, NextTokens, Student, Teacher
+from distill.models import (
+    DataSet,
+    EnsembleTeacher,
+    Features,
+    MaskedTokens,
+    NextTokens,
+    Student,
+    TargetTokens,
+    Teacher,
+)
+from distill.models.recording import unwrapped
+from distill.models.sequences import padded, padding_id
 from distill.recipe import Architecture
-from distill.tasks import Answer, Example, Task, encode
+from distill.tasks import (
+    PLAIN_TEXT,
+    Answer,
+    Example,
+    Task,
+    encode,
+    encode_completions,
+    encode_text_to_text,
+    scored,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,6 +122,111 @@ class Classifying(Reading):
         )
         said = [e.answered(logits.tolist()) for e, logits in zip(examples, logits_NC, strict=True)]
         return Answers(said, features.truncated)
+
+
+class Completing(Reading):
+    """A decoder that continues a prompt with each of the answers; the likeliest is its answer.
+
+    It learns the right answer's tokens alone, and an answer's logit is the sum of its tokens' log-probabilities.
+
+    Args:
+        chat: whether the prompt is put into the tokenizer's chat template.
+    """
+
+    def __init__(self, task: Task, *, max_length: int, batch_size: int, chat: bool = False):
+        super().__init__(task, max_length=max_length, batch_size=batch_size)
+        self.chat = chat
+
+    @property
+    def head(self) -> HeadKind:
+        """A language model's."""
+        return "causal_lm"
+
+    def examples(self, examples: Sequence[Example], reader: Reader, *, seed: int = 0) -> NextTokens:
+        """One row a token of the right answer."""
+        encoded = encode_completions(
+            self.task, examples, reader.tokenizer, max_length=self.max_length, answers="gold", chat=self.chat
+        )
+        return NextTokens(encoded.input_ids, encoded.counted, reader.tokenizer, truncated=encoded.truncated)
+
+    def answer(
+        self, examples: Sequence[Example], reader: Reader, progress: Progress | None = None
+    ) -> Answers:
+        """The answers' log-probabilities."""
+        encoded = encode_completions(
+            self.task, examples, reader.tokenizer, max_length=self.max_length, answers="all", chat=self.chat
+        )
+        data = NextTokens(encoded.input_ids, encoded.counted, reader.tokenizer)
+        likelihood_R, _ = token_likelihoods(
+            reader, data, batch_size=self.batch_size, device=device_of(reader), progress=progress
+        )
+        rows = [data.rows_of([number]) for number in range(len(data))]
+        scores = [float(each.double().sum()) for each in torch.split(likelihood_R, rows)]
+        return Answers(scored(self.task, examples, encoded, scores), encoded.truncated)
+
+
+class Writing(Reading):
+    """An encoder–decoder that writes the answer; what is no answer counts as wrong."""
+
+    @property
+    def head(self) -> HeadKind:
+        """A language model's, behind an encoder."""
+        return "seq2seq_lm"
+
+    def examples(self, examples: Sequence[Example], reader: Reader, *, seed: int = 0) -> TargetTokens:
+        """One row a token of the text to be written, its end included."""
+        encoded = encode_text_to_text(
+            self.task, examples, reader.tokenizer, max_length=self.max_length, rows="targets"
+        )
+        return TargetTokens(
+            encoded.source_ids,
+            encoded.target_ids,
+            reader.tokenizer,
+            start=self._start(reader),
+            truncated=encoded.truncated,
+        )
+
+    def answer(
+        self, examples: Sequence[Example], reader: Reader, progress: Progress | None = None
+    ) -> Answers:
+        """What the model writes, likeliest token by likeliest token."""
+        if isinstance(reader, EnsembleTeacher):
+            raise ModelError("teacher.members: several encoder–decoders cannot write one answer together")
+        encoded = encode_text_to_text(
+            self.task, examples, reader.tokenizer, max_length=self.max_length, rows="questions"
+        )
+        model: Any = unwrapped(reader.model)
+        written = [""] * len(encoded.index)
+        order = sorted(range(len(written)), key=lambda i: len(encoded.source_ids[i]))
+        self._start(reader)
+        with torch.inference_mode():
+            for start in range(0, len(order), self.batch_size):
+                index = order[start : start + self.batch_size]
+                ids_BT, mask_BT = padded([encoded.source_ids[i] for i in index], padding_id(reader.tokenizer))
+                made = model.generate(
+                    input_ids=ids_BT.to(model.device),
+                    attention_mask=mask_BT.to(model.device),
+                    max_new_tokens=encoded.longest_target,
+                    do_sample=False,
+                    num_beams=1,
+                )
+                texts = reader.tokenizer.batch_decode(made, skip_special_tokens=True)
+                for i, text in zip(index, texts, strict=True):
+                    written[i] = text
+                if progress is not None:
+                    progress.advance(min(start + self.batch_size, len(order)))
+        said = [
+            self.task.read_answer(examples[i], text) for i, text in zip(encoded.index, written, strict=True)
+        ]
+        return Answers(said, encoded.truncated)
+
+    def _start(self, reader: Reader) -> int:
+        start = getattr(unwrapped(reader.model).config, "decoder_start_token_id", None)
+        if start is None:
+            raise ModelError(
+                "an encoder–decoder's config must say what its decoder begins with: decoder_start_token_id"
+            )
+        return int(start)
 
 
 class Predicting(Reading):
@@ -195,10 +320,13 @@ def bytes_of_tokens(text: str, spans: Sequence[tuple[int, int]]) -> list[int]:
     return sizes
 
 
-def reading_of(architecture: Architecture, task: Task, *, max_length: int, batch_size: int) -> Reading:
+def reading_of(
+    architecture: Architecture, task: Task, *, max_length: int, batch_size: int, chat: bool = False
+) -> Reading:
     """How models of an architecture read a task."""
-    if task.name == "text":
+    if task is PLAIN_TEXT:
         return Predicting(task, max_length=max_length, batch_size=batch_size, hides=architecture == "encoder")
-    if architecture == "encoder":
-        return Classifying(task, max_length=max_length, batch_size=batch_size)
-    raise NotImplementedError(architecture)
+    if architecture == "decoder":
+        return Completing(task, max_length=max_length, batch_size=batch_size, chat=chat)
+    reading = Classifying if architecture == "encoder" else Writing
+    return reading(task, max_length=max_length, batch_size=batch_size)

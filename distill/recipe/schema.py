@@ -78,6 +78,8 @@ class DataRecipe:
         tasks: The tasks, each a model of its own; terra (Russian, only with source "folder") is no part of the
             SuperGLUE score. Default: all eight of SuperGLUE. With source "text" there is one, "text".
         diagnostics: Also evaluate the RTE model on AX-b and AX-g where the source has them. Default true.
+        chat: Put a decoder's prompts into its tokenizer's chat template, as a model tuned to follow instructions
+            expects. Only with architecture decoder. Default false.
         max_length: The longest input in tokens; longer ones are cut where the task allows it and counted in
             the report. 8 to 8192, default 128.
         train_examples: Keep the first so many training units (questions for MultiRC, queries for ReCoRD) of
@@ -94,6 +96,7 @@ class DataRecipe:
     revision: Revision | None = None
     tasks: Annotated[tuple[TaskName, ...], Field(min_length=1)] = TASK_NAMES
     diagnostics: bool = True
+    chat: bool = False
     max_length: Annotated[int, Field(ge=8, le=8192)] = 128
     train_examples: Count | None = None
     validation_examples: Count | None = None
@@ -537,6 +540,8 @@ class Recipe:
             object.__setattr__(self, "loss", tuple(loss))
         check_fields(self)
         mistakes = _duplicates("seeds", self.seeds)
+        if self.data.chat and (self.architecture != "decoder" or self.data.source == "text"):
+            mistakes.append((("data", "chat"), "is only for tasks with architecture decoder; leave it out"))
         if self.architecture == "encoder_decoder" and self.data.source == "text":
             mistakes.append(
                 (("architecture",), "must be encoder or decoder with data.source text, found encoder_decoder")

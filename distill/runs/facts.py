@@ -53,6 +53,7 @@ def measurements(
         task,
         max_length=recipe.data.max_length,
         batch_size=recipe.train.per_device_eval_batch_size,
+        chat=recipe.data.chat,
     )
     sources = {"student": find_model(str(folder.model("student", first)))}
     parts = recipe.teacher.parts

@@ -518,6 +518,7 @@ class Workbench:
             task,
             max_length=self.recipe.data.max_length,
             batch_size=self.recipe.train.per_device_eval_batch_size,
+            chat=self.recipe.data.chat,
         )
 
     def _training_for(self, reader: Student | Teacher) -> DataSet:
@@ -582,6 +583,7 @@ class Workbench:
             "diagnostics": [data.sha256 for data in self.diagnostics],
             "architecture": self.recipe.architecture,
             "max_length": self.recipe.data.max_length,
+            "chat": self.recipe.data.chat,
             "negatives": self.recipe.data.negatives,
             "data_seed": self.recipe.data.seed,
             "devices": self.accelerator.num_processes,

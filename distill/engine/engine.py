@@ -22,9 +22,8 @@ from distill.engine.checkpoint import latest_checkpoint, save_checkpoint
 from distill.engine.optimizer import make_optimizer, optimizer_tensors, restore_optimizer
 from distill.engine.random_state import random_tensors, restore_random
 from distill.errors import CheckpointError, NumericsError, RecipeError
-from distill.losses import Loss, ModelPair, Total, Vocabularies, Wanted
+from distill.losses import Loss, ModelPair, Total, Wanted
 from distill.models import Batch, Features, Prediction, Student, Teacher, set_dropout
-from distill.models.recording import token_weights
 from distill.progress import Progress, Silent
 from distill.recipe import TrainRecipe
 
@@ -154,7 +153,7 @@ class Engine:
             self.teacher.shape,
             self.student.origin,
             self.student.channels,
-            self._vocabularies(self.teacher),
+            self.student.vocabularies(self.teacher),
         )
         # Its own draw: the student's dropout does not depend on whether a term has weights.
         with torch.random.fork_rng():
@@ -164,11 +163,6 @@ class Engine:
                 return self.loss.build(self.models).to(self.accelerator.device)
             except ValueError as error:
                 raise RecipeError([f"loss: {error}"]) from error
-
-    def _vocabularies(self, teacher: Teacher) -> Vocabularies | None:
-        """What both models read and say tokens with, if they are language models with one tokenizer."""
-        student, taught = token_weights(self.student.model), token_weights(teacher.model, self.student.tokens)
-        return None if student is None or taught is None else Vocabularies(student, taught)
 
     def run(self) -> Student:
         """Train to the last step, continuing from the newest checkpoint if there is one.

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distill.losses import Vocabularies
 from distill.models.batch import Batch
 from distill.models.layers import choose_layers, keep_layers
 from distill.models.loading import TaskKind, load_model, load_tokenizer, model_from_config, quiet_transformers
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from distill.losses import ModelShape, Vocabularies, Wanted
+    from distill.losses import ModelShape, Wanted
     from distill.models.teacher import Teacher
 
 PROVENANCE_FILE = "provenance.json"
@@ -149,8 +150,6 @@ class Student:
 
     def vocabularies(self, teacher: Teacher) -> Vocabularies | None:
         """What it and a teacher with its tokenizer read and say tokens with; None unless both are language models."""
-        from distill.losses import Vocabularies
-
         own, others = token_weights(self.model), token_weights(teacher.model, self.tokens)
         return None if own is None or others is None else Vocabularies(own, others)
 

@@ -18,8 +18,18 @@ from .divergences.skew_reverse_kl import SkewReverseKL
 from .divergences.taid import TAID
 from .divergences.total_variation import TotalVariation
 from .ensemble import Ensemble
-from .features.activations import Activations, ModelPair, ModelShape, PairedActivations, Wanted
+from .features.activations import (
+    Activations,
+    ModelPair,
+    ModelShape,
+    PairedActivations,
+    TokenStates,
+    TokenWeights,
+    Vocabularies,
+    Wanted,
+)
 from .features.attention_maps import AttentionMaps
+from .features.dual_space import DualSpace
 from .features.hidden_states import HiddenStates
 from .features.pkd import PKD
 from .features.relations import Relations
@@ -51,6 +61,7 @@ AnyLoss = (
     | AttentionMaps
     | Relations
     | PKD
+    | DualSpace
 )
 """Every loss a recipe can name; the field `kind` tells them apart."""
 
@@ -61,6 +72,7 @@ __all__ = [
     "AdaptiveKL",
     "AnyLoss",
     "AttentionMaps",
+    "DualSpace",
     "Ensemble",
     "Evaluation",
     "ForwardKL",
@@ -83,7 +95,10 @@ __all__ = [
     "SkewReverseKL",
     "SortedTransport",
     "SparseTeacher",
+    "TokenStates",
+    "TokenWeights",
     "Total",
     "TotalVariation",
+    "Vocabularies",
     "Wanted",
 ]

@@ -33,7 +33,7 @@ class Loss(ABC):
         needs_teacher: reads what the teacher says.
         random: draws anew at every call, from torch's global random state.
         scheduled: changes from step to step, see `advance`.
-        reads_activations: reads rows.activations, see `features.feature_loss.FeatureLoss`.
+        reads_activations: reads rows.activations, see `features.feature_loss.ActivationLoss`.
     """
 
     # Read by pydantic when a recipe is validated; an unknown key is a mistake, not a comment.

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from .features.activations import ModelPair, Wanted
-from .features.feature_loss import FeatureLoss
+from .features.feature_loss import ActivationLoss
 from .loss import Loss
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Total:
         """
         student, teacher = Wanted(), Wanted()
         for term in self.terms:
-            if isinstance(term, FeatureLoss):
+            if isinstance(term, ActivationLoss):
                 more = term.wanted(models)
                 student, teacher = student | more[0], teacher | more[1]
         return student, teacher
@@ -104,7 +104,7 @@ class Total:
         built = {
             name: term.build(models)
             for name, term in zip(self.names, self.terms, strict=True)
-            if isinstance(term, FeatureLoss)
+            if isinstance(term, ActivationLoss)
         }
         return nn.ModuleDict({name: module for name, module in built.items() if module is not None})
 

@@ -149,7 +149,11 @@ class Engine:
                 ]
             )
         self.models = ModelPair(
-            self.student.shape, self.teacher.shape, self.student.origin, self.student.channels
+            self.student.shape,
+            self.teacher.shape,
+            self.student.origin,
+            self.student.channels,
+            self.student.vocabularies(self.teacher),
         )
         # Its own draw: the student's dropout does not depend on whether a term has weights.
         with torch.random.fork_rng():

@@ -10,7 +10,7 @@ B sequences, A heads, T positions, d width of a head.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from distill.errors import ModelError
-from distill.losses import Activations, ModelShape, Wanted
+from distill.losses import Activations, ModelShape, TokenWeights, Wanted
 from distill.models.layers import layer_stack
 
 if TYPE_CHECKING:
@@ -51,6 +51,26 @@ def model_shape(model: nn.Module) -> ModelShape:
             f"a {type(unwrapped(model)).__name__} does not say how many layers and heads it has ({error}); "
             "its insides cannot be compared"
         ) from error
+
+
+def token_weights(model: nn.Module, tokens: Sequence[int] | None = None) -> TokenWeights | None:
+    """The matrices a language model reads and says tokens with; None where its logits are not made by one alone.
+
+    Args:
+        model: a transformers model.
+        tokens: the ids to keep, in this order, as copies; None for the model's own matrices, which change as it does.
+    """
+    model = unwrapped(model)
+    head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    changes = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+    if head is None or any(getattr(model.config, change, None) not in (None, 1) for change in changes):
+        return None
+    embedding: Any = model.get_input_embeddings()
+    matrices = [head.weight, embedding.weight, getattr(head, "bias", None)]
+    if tokens is not None:
+        kept = torch.tensor(tokens, device=head.weight.device)
+        matrices = [None if matrix is None else matrix.detach()[kept] for matrix in matrices]
+    return TokenWeights(*matrices)
 
 
 def unwrapped(model: nn.Module) -> PreTrainedModel:
@@ -106,6 +126,7 @@ class _Record:
         self.attention = attention
         stack = layer_stack(model)[1] if wanted.attention or wanted.relations else ()
         self.layer_of = {module: number for number, layer in enumerate(stack) for module in layer.modules()}
+        self.output: Tensor | None = None
         self.kept: dict[str, dict[int, Tensor]] = {
             part: {} for part in ("attention", "query", "key", "value")
         }
@@ -147,6 +168,8 @@ class _Record:
                     f"a {type(self.model).__name__} does not give out the hidden states of its layers"
                 )
             hidden = {layer: hidden_states[layer + 1] for layer in self.wanted.hidden}
+        if self.wanted.output and self.output is None:
+            raise ModelError(f"a {type(self.model).__name__} has no output layer over a vocabulary")
         missed = (self.wanted.attention - self.kept["attention"].keys()) | (
             self.wanted.relations - self.kept["query"].keys()
         )
@@ -155,7 +178,12 @@ class _Record:
                 f"a {type(self.model).__name__} does not hand its attention to transformers' attention functions: "
                 f"nothing was seen of layer {min(missed)}"
             )
-        return Activations(hidden=hidden, **self.kept)
+        output = {} if self.output is None else dict.fromkeys(self.wanted.output, self.output)
+        return Activations(hidden=hidden, output=output, **self.kept)
+
+    def see_output(self, head: nn.Module, inputs: tuple[Any, ...]) -> None:
+        """Keep what the output layer reads."""
+        self.output = inputs[0]
 
 
 def _scores(query_BATd: Tensor, key_BATd: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:
@@ -176,17 +204,32 @@ def _scores(query_BATd: Tensor, key_BATd: Tensor, mask: Tensor | None, scaling: 
 def _recording(model: PreTrainedModel, wanted: Wanted) -> Iterator[_Record]:
     own = model.config._attn_implementation
     record = _Record(model, wanted, own)
-    if not record.layer_of:
-        yield record
+    with _output_seen(model, record):
+        if not record.layer_of:
+            yield record
+            return
+        _register()
+        token = _active.set(record)
+        try:
+            model.set_attn_implementation(_NAME)
+            yield record
+        finally:
+            _active.reset(token)
+            model.set_attn_implementation(own)
+
+
+@contextmanager
+def _output_seen(model: PreTrainedModel, record: _Record) -> Iterator[None]:
+    head: Any = model.get_output_embeddings() if record.wanted.output else None  # type: ignore[no-untyped-call]
+    if head is None:
+        yield
         return
-    _register()
-    token = _active.set(record)
+    # Before any other hook: one may leave positions out.
+    hook = head.register_forward_pre_hook(record.see_output, prepend=True)
     try:
-        model.set_attn_implementation(_NAME)
-        yield record
+        yield
     finally:
-        _active.reset(token)
-        model.set_attn_implementation(own)
+        hook.remove()
 
 
 def _register() -> None:

@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distill.losses import Vocabularies
 from distill.models.batch import Batch
 from distill.models.layers import choose_layers, keep_layers
 from distill.models.loading import HeadKind, load_model, load_tokenizer, model_from_config, quiet_transformers
 from distill.models.prediction import Prediction
-from distill.models.recording import model_shape, run
+from distill.models.recording import model_shape, run, token_weights
 from distill.models.source import ModelSource, find_model
 from distill.models.vocabulary import keep_tokenizer_tokens, keep_tokens, needed_tokens
 from distill.models.width import Activity, choose_width, keep_width
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from distill.losses import ModelShape, Wanted
+    from distill.models.teacher import Teacher
 
 PROVENANCE_FILE = "provenance.json"
 
@@ -144,6 +146,11 @@ class Student:
     def tokens(self) -> tuple[int, ...] | None:
         """The teacher's id of each of its tokens; None unless some of the teacher's tokens were left out."""
         return self._kept("tokens")
+
+    def vocabularies(self, teacher: Teacher) -> Vocabularies | None:
+        """What it and a teacher with its tokenizer read and say tokens with; None unless both are language models."""
+        own, others = token_weights(self.model), token_weights(teacher.model, self.tokens)
+        return None if own is None or others is None else Vocabularies(own, others)
 
     def _kept(self, part: str) -> tuple[int, ...] | None:
         kept = self.provenance.get(part)

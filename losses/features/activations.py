@@ -1,12 +1,13 @@
 """What two models computed on the way to their logits, and which layer of one is compared with which of the other.
 
-S sequences, T positions, H hidden width, A attention heads, N rows.
+S sequences, T positions, H hidden width, E width of embeddings, A attention heads, N rows, M counted tokens of a
+teacher with a tokenizer of its own, V vocabulary, K tokens of both vocabularies.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING
 
 from distill.errors import NumericsError
@@ -44,6 +45,67 @@ class ModelShape:
         return self.width if own is None else own
 
 
+@dataclass(frozen=True, eq=False)
+class TokenWeights:
+    """The matrices through which a language model reads tokens and says them.
+
+    They are the model's own parameters, not copies: a loss sees the student's as they are at this step. No loss
+    trains them by way of this class.
+
+    Shapes:
+        head: (V, H), so that logits are hidden states times its transpose, plus `bias` (V,) where there is one.
+        embedding: (V, E), of the tokens that go in.
+
+    Raises:
+        ValueError: shapes that do not belong together.
+    """
+
+    head: Tensor
+    embedding: Tensor
+    bias: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.head.dim() != 2 or self.embedding.dim() != 2:
+            raise ValueError(
+                f"head and embedding must be matrices, got {tuple(self.head.shape)} and {tuple(self.embedding.shape)}"
+            )
+        if self.bias is not None and self.bias.shape != self.head.shape[:1]:
+            raise ValueError(
+                f"bias must have shape ({len(self.head)},), one a token, got {tuple(self.bias.shape)}"
+            )
+
+    def logits(self, hidden_NH: Tensor) -> Tensor:
+        """Return the logits of hidden states, (N, V), in their dtype; the matrices get no gradient."""
+        logits_NV = hidden_NH @ self.head.detach().to(hidden_NH.dtype).T
+        return logits_NV if self.bias is None else logits_NV + self.bias.detach().to(hidden_NH.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabularies:
+    """What two language models read and say tokens with.
+
+    Attributes:
+        student: its matrices.
+        teacher: its matrices.
+        shared: with two tokenizers: (K,) ids of the student's and (K,) of the teacher's, pair by pair the same token.
+            None: one tokenizer, the same ids in both.
+
+    Raises:
+        ValueError: shared ids that are no pairs.
+    """
+
+    student: TokenWeights
+    teacher: TokenWeights
+    shared: tuple[Tensor, Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        if self.shared is not None and self.shared[0].shape != self.shared[1].shape:
+            raise ValueError(
+                f"shared must hold as many ids of the student as of the teacher, got {tuple(self.shared[0].shape)} "
+                f"and {tuple(self.shared[1].shape)}"
+            )
+
+
 @dataclass(frozen=True)
 class ModelPair:
     """A student and a teacher, and what the student was cut from, where that is known.
@@ -53,6 +115,7 @@ class ModelPair:
         teacher: its shape.
         origin: the teacher layer that each student layer started from.
         channels: the teacher's channel of the hidden states that each of the student's started from.
+        vocabularies: of two language models; None for other models.
 
     Example:
         >>> from distill.losses import ModelPair, ModelShape
@@ -67,6 +130,7 @@ class ModelPair:
     teacher: ModelShape
     origin: tuple[int, ...] | None = None
     channels: tuple[int, ...] | None = None
+    vocabularies: Vocabularies | None = field(default=None, compare=False, repr=False)
 
     @property
     def layer_map(self) -> tuple[LayerPair, ...]:
@@ -107,14 +171,18 @@ class Wanted:
     hidden: frozenset[int] = frozenset()
     attention: frozenset[int] = frozenset()
     relations: frozenset[int] = frozenset()
+    output: frozenset[int] = frozenset()
 
     def __or__(self, other: Wanted) -> Wanted:
         return Wanted(
-            self.hidden | other.hidden, self.attention | other.attention, self.relations | other.relations
+            self.hidden | other.hidden,
+            self.attention | other.attention,
+            self.relations | other.relations,
+            self.output | other.output,
         )
 
     def __bool__(self) -> bool:
-        return bool(self.hidden or self.attention or self.relations)
+        return bool(self.hidden or self.attention or self.relations or self.output)
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +195,7 @@ class Activations:
         attention: (S, A, T, T) scores of query and key before the softmax, −inf where the query may not look.
         query, key, value: (S, T, ·) of the layer's attention, heads side by side, after any rotation. Their widths
         may differ from H and, where heads share keys, from each other.
+        output: (S, T, H), under the number of the last layer: what the output layer of a language model reads.
     """
 
     hidden: Mapping[int, Tensor] = field(default_factory=dict)
@@ -134,6 +203,7 @@ class Activations:
     query: Mapping[int, Tensor] = field(default_factory=dict)
     key: Mapping[int, Tensor] = field(default_factory=dict)
     value: Mapping[int, Tensor] = field(default_factory=dict)
+    output: Mapping[int, Tensor] = field(default_factory=dict)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Activations:
         """Return the same with every tensor changed."""
@@ -146,6 +216,38 @@ class Activations:
 
 
 @dataclass(frozen=True, eq=False)
+class TokenStates:
+    """What a language model computed at the positions that predict its counted tokens, of all sequences in order.
+
+    Shapes:
+        hidden: (N, H), what the output layer read there. logits: (N, V), what it said. target: (N,) the tokens to be
+        predicted; None where they are not known. sequence: (N,) which sequence each stands in, from 0, and read:
+        (N,) the tokens that stand at these positions; both None where the other model has the same positions.
+
+    Raises:
+        ValueError: tensors of different lengths.
+    """
+
+    hidden: Tensor
+    logits: Tensor
+    target: Tensor | None = None
+    sequence: Tensor | None = None
+    read: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("logits", "target", "sequence", "read"):
+            tensor = getattr(self, name)
+            if tensor is not None and len(tensor) != len(self.hidden):
+                raise ValueError(
+                    f"{name} must have {len(self.hidden)} entries, as the hidden states, got {len(tensor)}"
+                )
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.hidden)
+
+
+@dataclass(frozen=True, eq=False)
 class PairedActivations:
     """Student's and teacher's activations for the same sequences, token by token; a part of `Rows`.
 
@@ -153,8 +255,11 @@ class PairedActivations:
     row's value is the mean over its tokens. With `token` a row is a single token, as in a language model's rows,
     and its value is that token's.
 
+    A teacher with a tokenizer of its own has no activations at the student's positions. What it computed at its own
+    is `teacher_tokens`, with the same sequences in the same order, and `read` are the tokens that the student read.
+
     Shapes:
-        mask: (S, T), above 0 where there is a token. token: (N,) places in the flattened (S·T).
+        mask: (S, T), above 0 where there is a token. token: (N,) places in the flattened (S·T). read: (S, T) ids.
 
     Raises:
         TypeError: something that is not a tensor of numbers.
@@ -166,6 +271,8 @@ class PairedActivations:
     teacher: Activations
     mask: Tensor
     token: Tensor | None = None
+    read: Tensor | None = None
+    teacher_tokens: TokenStates | None = None
 
     def __post_init__(self) -> None:
         if not hasattr(self.mask, "is_floating_point"):
@@ -176,17 +283,32 @@ class PairedActivations:
             raise ValueError(
                 f"token must hold one integer a row, got {self.token.dtype} {tuple(self.token.shape)}"
             )
+        if self.teacher_tokens is not None and (self.token is None or self.read is None):
+            raise ValueError(
+                "a teacher's own tokens are compared with single tokens: token and read are needed"
+            )
+        if self.read is not None and self.read.shape != self.mask.shape:
+            raise ValueError(
+                f"read must have the mask's shape {tuple(self.mask.shape)}, got {tuple(self.read.shape)}"
+            )
         for whose in ("student", "teacher"):
             activations, shape = getattr(self, whose), getattr(self.models, whose)
+            weights = None if self.models.vocabularies is None else getattr(self.models.vocabularies, whose)
             for part in fields(activations):
                 for layer, tensor in getattr(activations, part.name).items():
-                    self._check(f"{whose}'s {part.name} of layer {layer}", part.name, tensor, shape)
+                    name = f"{whose}'s {part.name} of layer {layer}"
+                    self._check(name, part.name, tensor, shape, weights)
 
-    def _check(self, name: str, part: str, tensor: Tensor, shape: ModelShape) -> None:
+    def _check(
+        self, name: str, part: str, tensor: Tensor, shape: ModelShape, weights: TokenWeights | None
+    ) -> None:
         sequences, positions = self.mask.shape
         expected: tuple[int, ...] = (sequences, positions, shape.width)
         if part == "attention":
             expected = (sequences, shape.heads, positions, positions)
+        elif part == "output":  # some models narrow or widen their hidden states for it
+            width = shape.width if weights is None else weights.head.shape[1]
+            expected = (sequences, positions, int(width))
         elif part != "hidden":
             expected = (sequences, positions, shape.width_of(part))
         if tensor.shape != expected:
@@ -215,7 +337,7 @@ class PairedActivations:
                         counts = query_ST[:, None, :, None] & key_ST[:, None, None, :]
                         wrong = counts & (tensor.isnan() | tensor.isposinf())
                     else:
-                        counts_ST = query_ST if part.name == "hidden" else key_ST
+                        counts_ST = query_ST if part.name in ("hidden", "output") else key_ST
                         wrong = counts_ST[..., None] & ~tensor.isfinite()
                     if bool(wrong.any()):
                         sequence, *_, position, last = wrong.nonzero()[0].tolist()
@@ -224,6 +346,23 @@ class PairedActivations:
                             f"{whose}'s {part.name} of layer {layer}: sequence {sequence} of {len(tensor)}, position "
                             f"{position}{looking}: expected finite numbers, got {int(wrong.sum())} that are not"
                         )
+        if self.teacher_tokens is not None:
+            self._check_teacher_tokens(self.teacher_tokens, query_ST.any(-1))
+
+    def _check_teacher_tokens(self, tokens: TokenStates, counts_S: Tensor) -> None:
+        """Name the first that holds a NaN or an infinity (a logit of −inf is fine) in a sequence that counts."""
+        counts_M = counts_S if tokens.sequence is None else counts_S[tokens.sequence]
+        usable = {
+            "hidden states": tokens.hidden.isfinite().all(-1),
+            "logits": tokens.logits.amax(-1).isfinite(),
+        }
+        for what, usable_M in usable.items():
+            wrong_M = counts_M & ~usable_M
+            if bool(wrong_M.any()):
+                raise NumericsError(
+                    f"teacher's {what} of its own tokens: token {int(wrong_M.nonzero()[0])} of {len(tokens)}: "
+                    f"expected finite numbers, got {int(wrong_M.sum())} tokens where they are not"
+                )
 
     def check_rows(self, count: int) -> None:
         """Raise ValueError unless these activations can belong to so many rows."""
@@ -237,9 +376,7 @@ class PairedActivations:
     def select(self, index: Tensor | slice, count: int) -> PairedActivations:
         """Return the activations of the rows at index, out of so many rows."""
         if self.token is not None:
-            return PairedActivations(
-                self.models, self.student, self.teacher, self.mask, token=self.token[index]
-            )
+            return replace(self, token=self.token[index])
 
         def at(tensor: Tensor) -> Tensor:
             if count == 0:

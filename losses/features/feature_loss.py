@@ -1,4 +1,4 @@
-"""The root of the losses that compare layers rather than logits.
+"""The roots of the losses that compare what models compute on the way to their logits.
 
 S sequences, T positions, N rows.
 """
@@ -25,8 +25,30 @@ Compare = Callable[["PairedActivations", "LayerPair", "Tensor", "Tensor"], "Tens
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeatureLoss(Loss):
-    """A loss that reads `rows.activations`.
+class ActivationLoss(Loss):
+    """A loss that reads `rows.activations`."""
+
+    reads_activations: ClassVar[bool] = True
+
+    @abstractmethod
+    def wanted(self, models: ModelPair) -> tuple[Wanted, Wanted]:
+        """Return what is read of the student and of the teacher.
+
+        Raises:
+            ValueError: the two models cannot be compared by this loss; the message says why.
+        """
+
+    def build(self, models: ModelPair) -> nn.Module | None:
+        """Return the module that holds this loss's weights and is called on rows in its place; None without weights.
+
+        Its parameters are to be trained with the student and are no part of it.
+        """
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureLoss(ActivationLoss):
+    """A loss that compares layers of the two models.
 
     Its value for a row is the mean over the layer pairs of the mean over the row's tokens; a token of padding, or of
     a row of weight 0, counts nowhere, whatever it holds. Where a row is a single token, though, `AttentionMaps` and
@@ -36,8 +58,6 @@ class FeatureLoss(Loss):
         layers: pairs of a student layer and the teacher layer it is compared with, counted from 0, or from the end
             with −1 for the last. None: as the loss says.
     """
-
-    reads_activations: ClassVar[bool] = True
 
     layers: tuple[LayerPair, ...] | None = None
 
@@ -66,11 +86,7 @@ class FeatureLoss(Loss):
     """Which of the activations."""
 
     def wanted(self, models: ModelPair) -> tuple[Wanted, Wanted]:
-        """Return what is read of the student and of the teacher.
-
-        Raises:
-            ValueError: the two models cannot be compared by this loss; the message says why.
-        """
+        """Return what is read of the student and of the teacher: one kind of activations, of the layers of `pairs`."""
         self.check(models)
         student, teacher = zip(*self.pairs(models), strict=True)
         return Wanted(**{self.reads: frozenset(student)}), Wanted(**{self.reads: frozenset(teacher)})
@@ -82,13 +98,6 @@ class FeatureLoss(Loss):
     def counted(self, activations: PairedActivations, query_ST: Tensor) -> Tensor:
         """Return the positions whose value counts, (S, T), out of all that hold a token of a row that does."""
         return query_ST
-
-    def build(self, models: ModelPair) -> nn.Module | None:
-        """Return the module that holds this loss's weights and is called on rows in its place; None without weights.
-
-        Its parameters are to be trained with the student and are no part of it.
-        """
-        return None
 
     def values(self, rows: Rows) -> Tensor:
         """Return one value a row, (N,), without the term's weight."""

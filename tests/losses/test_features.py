@@ -108,7 +108,7 @@ def with_equal_models(rows: Rows) -> Rows:
             part.name: {
                 s: getattr(activations.teacher, part.name)[t]
                 for s, t in pairs
-                if t != -1 or part.name == "hidden"
+                if t in getattr(activations.teacher, part.name)
             }
             for part in fields(Activations)
         }

@@ -104,6 +104,7 @@ def test_the_schema_names_every_kind_and_field():
         "attention_maps",
         "relations",
         "pkd",
+        "dual_space",
         "sorted_transport",
         "multi_level_transport",
     }

@@ -8,20 +8,25 @@ import pytest
 import torch
 from transformers import (
     BertConfig,
+    BertForMaskedLM,
     BertForSequenceClassification,
     DistilBertConfig,
     DistilBertForSequenceClassification,
     GPT2Config,
     GPT2ForSequenceClassification,
+    GPT2LMHeadModel,
     LlamaConfig,
+    LlamaForCausalLM,
     LlamaForSequenceClassification,
     RobertaConfig,
     RobertaForSequenceClassification,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 from distill.errors import ModelError
 from distill.losses import ModelShape, Wanted
-from distill.models.recording import model_shape, run
+from distill.models.recording import model_shape, run, token_weights
 
 SMALL = {"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 4}
 EVERYTHING = Wanted(hidden=frozenset({-1, 0, 2}), attention=frozenset({0, 2}), relations=frozenset({1, 2}))
@@ -195,3 +200,55 @@ def test_a_model_that_gives_nothing_out_is_named(wanted):
     model = Silent(BertConfig(**SMALL, intermediate_size=24))
     with pytest.raises(ModelError, match=r"a Silent does not (give out|hand)"):
         run(model, inputs(), wanted)
+
+
+def language_models():
+    torch.manual_seed(0)
+    t5 = T5Config(
+        vocab_size=60, d_model=16, d_kv=4, d_ff=24, num_layers=2, num_heads=4, decoder_start_token_id=0
+    )
+    return [
+        GPT2LMHeadModel(GPT2Config(vocab_size=60, n_embd=16, n_layer=3, n_head=4)),
+        LlamaForCausalLM(LlamaConfig(**SMALL, intermediate_size=24, tie_word_embeddings=False)),
+        BertForMaskedLM(BertConfig(**SMALL, intermediate_size=24)),
+        T5ForConditionalGeneration(t5),
+    ]
+
+
+@pytest.mark.parametrize("model", language_models(), ids=lambda model: type(model).__name__)
+def test_the_output_layers_matrices_make_logits_of_what_it_read(model):
+    model.train(mode=False)
+    batch = inputs()
+    if isinstance(model, T5ForConditionalGeneration):
+        batch["decoder_input_ids"] = batch["input_ids"][:, :5]
+    last = model.config.num_hidden_layers - 1
+    logits, activations = run(model, batch, Wanted(output=frozenset({last})))
+    with torch.no_grad():
+        expected = model(**batch, output_hidden_states=True)
+    torch.testing.assert_close(logits, expected.logits)
+    output = activations.output[last]
+    weights = token_weights(model)
+    torch.testing.assert_close(weights.logits(output.flatten(0, 1)).unflatten(0, output.shape[:2]), logits)
+    if isinstance(model, GPT2LMHeadModel | LlamaForCausalLM):
+        torch.testing.assert_close(output, expected.hidden_states[-1])
+    torch.testing.assert_close(
+        weights.embedding[batch["input_ids"]], model.get_input_embeddings()(batch["input_ids"])
+    )
+    head = model.get_output_embeddings()
+    assert not head._forward_pre_hooks
+    with torch.no_grad():
+        head.weight.mul_(2)
+    torch.testing.assert_close(weights.head, head.weight, rtol=0, atol=0)
+    few = token_weights(model, (7, 3))
+    torch.testing.assert_close(few.head, head.weight[[7, 3]], rtol=0, atol=0)
+    torch.testing.assert_close(few.embedding, weights.embedding[[7, 3]], rtol=0, atol=0)
+
+
+def test_a_model_whose_logits_no_output_layer_alone_makes_has_no_matrices():
+    assert token_weights(bert()) is None
+    with pytest.raises(ModelError, match="has no output layer"):
+        run(bert(), inputs(), Wanted(output=frozenset({2})))
+    capped = LlamaForCausalLM(LlamaConfig(**SMALL, intermediate_size=24))
+    assert token_weights(capped) is not None
+    capped.config.final_logit_softcapping = 30.0
+    assert token_weights(capped) is None

@@ -12,13 +12,12 @@ from safetensors import safe_open
 from distill.engine import Engine
 from distill.errors import RecipeError
 from distill.losses import DualSpace, Labels
-from distill.models import Student, Teacher, keep_tokenizer_tokens, needed_tokens
+from distill.models import NextTokens, Student, Teacher, keep_tokenizer_tokens, needed_tokens
 from distill.recipe import TrainRecipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-sequences = pytest.importorskip("distill.models.sequences", reason="no data for language models")
 
 LOSS = 0.5 * Labels() + 0.5 * DualSpace()
 
@@ -52,7 +51,7 @@ def texts(few_tokens):
         start, length = draw.randrange(5, 30), draw.randrange(4, 10)
         made.append([start + 3 * at for at in range(length)])
         counted.append([at >= 2 for at in range(length)])
-    return sequences.NextTokens(made, counted, few_tokens)
+    return NextTokens(made, counted, few_tokens)
 
 
 @pytest.fixture(scope="module")

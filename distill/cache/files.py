@@ -212,8 +212,9 @@ class OpenShard:
         self.path = folder / shard.file
         verify(folder, shard)
         with _said_of(self.path):
-            self._file = safe_open(self.path, "pt").__enter__()
-            self._start = self._file.get_tensor("start").clone()
+            file: Any = safe_open(self.path, "pt")
+            self._file = file
+            self._start: Tensor = self._file.get_tensor("start").clone()
 
     def rows(self, number: int) -> dict[str, Tensor]:
         """What is kept of the rows of an example."""

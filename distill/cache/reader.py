@@ -96,7 +96,7 @@ class CachedTeacher:
                 f"which of them count, are not those of any example in the cache{unfinished}; write the cache with "
                 "this data, which adds what is missing"
             )
-        shard, number = place
-        if shard not in self._open:
-            self._open[shard] = OpenShard(self.folder, self._manifest.shards[shard])
-        return self._open[shard].rows(number)
+        number, at = place
+        if number not in self._open:
+            self._open[number] = OpenShard(self.folder, self._manifest.shards[number])
+        return self._open[number].rows(at)

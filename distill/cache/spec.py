@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from distill.losses.sparse import most_likely, sampled
+from distill.losses.sparse import most_likely, sampled  # type: ignore[import-not-found] # no stub below losses
 
 if TYPE_CHECKING:
     from torch import Tensor

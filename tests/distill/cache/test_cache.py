@@ -208,7 +208,10 @@ def _die_at(moment: int, folder: Path, texts, head) -> None:
     os._exit(0)
 
 
-def test_a_writer_killed_at_any_file_operation_goes_on_behind_its_last_whole_shard(tmp_path, texts, head):
+@pytest.mark.parametrize("step", [5, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_writer_killed_at_any_file_operation_goes_on_behind_its_last_whole_shard(
+    tmp_path, texts, head, step
+):
     texts = NextTokens(texts.texts[:16], None, Tokens())
     head = replace(head, weights={})
     write_small(tmp_path / "whole", texts, head)
@@ -216,7 +219,7 @@ def test_a_writer_killed_at_any_file_operation_goes_on_behind_its_last_whole_sha
     start = multiprocessing.get_context("fork")
     moment, code = 0, 9
     while code == 9:
-        moment += 1
+        moment += step
         folder = tmp_path / str(moment)
         process = start.Process(target=_die_at, args=(moment, folder, texts, head))
         process.start()

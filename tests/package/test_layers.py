@@ -14,6 +14,7 @@ LAYERS = (
     ("losses", "progress", "environment", "run_folder"),
     ("recipe", "alignment"),
     ("models", "tasks"),
+    ("cache",),
     ("engine", "recipe_data"),
     ("evaluation", "evaluate", "plan"),
     ("report",),

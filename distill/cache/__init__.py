@@ -1,0 +1,9 @@
+"""Teacher predictions on disk: found by what an example holds, and refused where they are another teacher's."""
+
+from distill.cache.alone import EachAlone
+from distill.cache.header import Header, header_of
+from distill.cache.reader import CachedTeacher
+from distill.cache.spec import CacheSpec
+from distill.cache.writer import CacheSummary, write_cache
+
+__all__ = ["CacheSpec", "CacheSummary", "CachedTeacher", "EachAlone", "Header", "header_of", "write_cache"]

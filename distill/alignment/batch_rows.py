@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -53,7 +53,7 @@ class CountedRows:
     def _first_B(self) -> Integers:
         if self.attention_mask_BT is None:
             return np.zeros(len(self), np.int64)
-        return self.attention_mask_BT.cpu().numpy().astype(bool).argmax(-1)
+        return np.asarray(self.attention_mask_BT.cpu().numpy().astype(bool).argmax(-1), np.int64)
 
     def predicting(self, example_K: Integers, place_K: Integers) -> Integers:
         """Return the row that predicts the token at a place of an example, −1 where there is none, (K,)."""
@@ -133,7 +133,10 @@ class AlignedChunks:
 
 
 def matching_rows(
-    examples: Sequence[AlignedExample], student: CountedRows, teacher: CountedRows, vocabulary: SharedVocabulary
+    examples: Sequence[AlignedExample],
+    student: CountedRows,
+    teacher: CountedRows,
+    vocabulary: SharedVocabulary,
 ) -> AlignedRows:
     """Pair the predictions of every token that both sides have: the same surface, ending at the same byte.
 
@@ -256,7 +259,11 @@ class _Batch:
         other_row = self.teacher.predicting(self.example_G, other)
         there = keep & (own_row >= 0) & (other_row >= 0)
         return AlignedRows(
-            *(torch.from_numpy(part[there]) for part in (own_row, other_row, label, column, self.example_G)),
+            student_row_N=torch.from_numpy(own_row[there]),
+            teacher_row_N=torch.from_numpy(other_row[there]),
+            label_N=torch.from_numpy(label[there]),
+            column_N=torch.from_numpy(column[there]),
+            example_N=torch.from_numpy(self.example_G[there]),
             unpredicted=int(keep.sum() - there.sum()),
         )
 
@@ -290,6 +297,7 @@ Moved = TypeVar("Moved", AlignedRows, AlignedChunks)
 
 def _moved(aligned: Moved, device: torch.device | str) -> Moved:
     found = {field.name: getattr(aligned, field.name) for field in fields(aligned)}
-    return replace(
-        aligned, **{name: part.to(device) for name, part in found.items() if isinstance(part, torch.Tensor)}
-    )
+    moved: dict[str, Any] = {
+        name: part.to(device) for name, part in found.items() if isinstance(part, torch.Tensor)
+    }
+    return replace(aligned, **moved)

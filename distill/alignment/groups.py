@@ -115,11 +115,12 @@ def align_texts(student: Sequence[TokenSpans], teacher: Sequence[TokenSpans]) ->
     parts = [align_spans(own, other) for own, other in zip(student, teacher, strict=True)]
     if len(parts) == 1:
         return parts[0]
-    arrays = [
-        np.concatenate([getattr(part, f.name) for part in parts]) if parts else np.zeros(0, np.int64)
-        for f in fields(AlignedExample)[:-1]
-    ]
-    return AlignedExample(*arrays, coverage=sum((part.coverage for part in parts), Coverage()))
+    joined = {
+        f.name: np.concatenate([getattr(part, f.name) for part in parts])
+        for f in fields(AlignedExample)
+        if f.name != "coverage"
+    }
+    return AlignedExample(**joined, coverage=sum((part.coverage for part in parts), Coverage()))
 
 
 def _side(spans: TokenSpans, bound: Integers, kept: NDArray[np.bool_]) -> tuple[Integers, ...]:
@@ -177,4 +178,3 @@ def _read(student: TokenSpans, own: Integers, others: Integers, teacher: TokenSp
         ink = np.concatenate(([0], np.cumsum(spans.ink_T)))
         kept &= (np.diff(ink[bound]) == there) & (np.diff(known[bound]) == 0)
     return kept
-

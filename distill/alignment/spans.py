@@ -119,9 +119,8 @@ class TokenReader:
 
     def encode(self, *texts: str) -> Encoding:
         """Return the tokenizer's own encoding of a text, or of a pair, special tokens included."""
-        made = self.tokenizer(*texts, verbose=False).encodings
-        assert made is not None  # a fast tokenizer's  # noqa: S101
-        return made[0]
+        made: Encoding = self.tokenizer(*texts, verbose=False)[0]
+        return made
 
     def spans(self, encoding: Encoding, *sources: SourceText) -> list[TokenSpans]:
         """Return the spans of each of the texts that an encoding is of.
@@ -143,7 +142,9 @@ class TokenReader:
         """Return the spans of a text that stands alone."""
         return self.spans(self.encode(text), SourceText(text))[0]
 
-    def _of_text(self, encoding: Encoding, id_S: Integers, position_T: Integers, source: SourceText) -> TokenSpans:
+    def _of_text(
+        self, encoding: Encoding, id_S: Integers, position_T: Integers, source: SourceText
+    ) -> TokenSpans:
         id_T = id_S[position_T]
         known_T = np.ones(len(id_T), bool) if self.surfaces.unknown is None else id_T != self.surfaces.unknown
         spans = self._spelled(encoding, id_T, position_T, source) if known_T.all() else None

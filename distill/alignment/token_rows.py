@@ -14,12 +14,14 @@ import torch
 
 from distill.errors import AlignmentError
 from distill.losses import Rows
-from distill.losses.precision import wide
+from distill.losses.precision import wide  # type: ignore[import-not-found]
 
 from .batch_rows import AlignedChunks, AlignedRows
 from .shared_vocabulary import SharedVocabulary
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
 MARGIN = 1e-6
@@ -111,8 +113,8 @@ def match_rows(
     Paper: Kolesnikova et al. 2022, arXiv:2205.02340 (MATCH); see `matching_rows` for the positions.
     Shapes: rows (N, C). The label is the token's column.
     """
-    student_NC = _columns(student_MV, aligned.student_row_N, vocabulary.student_C)
-    teacher_NC = _columns(teacher_LW.detach(), aligned.teacher_row_N, vocabulary.teacher_C)
+    student_NC = columns_of(student_MV, aligned.student_row_N, vocabulary.student_C)
+    teacher_NC = columns_of(teacher_LW.detach(), aligned.teacher_row_N, vocabulary.teacher_C)
     return _rows(student_NC, teacher_NC, aligned, aligned.column_N, weight_M, group_M)
 
 
@@ -142,7 +144,7 @@ def shared_rows(
         other = torch.ones(size, dtype=torch.bool)
         other[torch.from_numpy(ids_C)] = False
         rest_R = other.nonzero().squeeze(-1).numpy()
-        sides.append((_columns(logits, row_N, ids_C), _columns(logits, row_N, rest_R)))
+        sides.append((columns_of(logits, row_N, ids_C), columns_of(logits, row_N, rest_R)))
     (student_NC, student_NR), (teacher_NC, teacher_NR) = sides
     if student_NR.shape[1] or teacher_NR.shape[1]:
         student_NC = torch.cat([student_NC, _rest(student_NR, temperature)], -1)
@@ -168,9 +170,7 @@ def span_rows(
     """
     width = max(student_MV.shape[1], teacher_LW.shape[1])
     student_NV, teacher_NV = (
-        torch.nn.functional.pad(
-            logits.index_select(0, row_N), (0, width - logits.shape[1]), value=-math.inf
-        )
+        torch.nn.functional.pad(logits.index_select(0, row_N), (0, width - logits.shape[1]), value=-math.inf)
         for logits, row_N in (
             (student_MV, aligned.student_row_N),
             (teacher_LW.detach(), aligned.teacher_row_N),
@@ -238,11 +238,12 @@ def chunk_rows(
             begins_NV = logits.index_select(0, row)[:, begins_V.nonzero().squeeze(-1)]
             log_N = log_N.index_add(0, ends, _log_sum(wide(begins_NV)) - normaliser_M[row])
         columns.append(_comes_or_not(log_N / temperature))
-    return _weighted(*columns, None, aligned.student_row_N, weight_M, group_M)
+    student_N2, teacher_N2 = columns
+    return _weighted(student_N2, teacher_N2, None, aligned.student_row_N, weight_M, group_M)
 
 
 def _comes_or_not(log_N: Tensor) -> Tensor:
-    """log p and log(1 − p) of log p, (N, 2)."""
+    """Log p and log(1 − p) of log p, (N, 2)."""
     log_N = log_N.clamp(max=-MARGIN)
     # Each form where it keeps its digits; `where` would let the other's gradient through as 0 · inf.
     likely_N = log_N > -math.log(2)
@@ -251,7 +252,12 @@ def _comes_or_not(log_N: Tensor) -> Tensor:
     return torch.stack([log_N, near_N.where(likely_N, far_N)], -1)
 
 
-def _columns(logits: Tensor, row_N: Tensor, ids_C: object) -> Tensor:
+def columns_of(logits: Tensor, row_N: Tensor, ids_C: NDArray[np.int64]) -> Tensor:
+    """Return some rows and some columns of logits, (N, C).
+
+    Raises:
+        AlignmentError: the logits have no such column.
+    """
     index_C = torch.as_tensor(ids_C, device=logits.device)
     if len(index_C) and int(index_C.max()) >= logits.shape[1]:
         raise AlignmentError(
@@ -262,15 +268,15 @@ def _columns(logits: Tensor, row_N: Tensor, ids_C: object) -> Tensor:
 
 def _rest(logits_NR: Tensor, temperature: float) -> Tensor:
     """T log Σ exp(z/T), (N, 1)."""
-    return temperature * _log_sum(wide(logits_NR) / temperature).unsqueeze(-1)
+    return (temperature * _log_sum(wide(logits_NR) / temperature)).unsqueeze(-1)
 
 
 def _log_sum(logits_NR: Tensor) -> Tensor:
-    """log Σ exp(z), (N,): −inf of nothing but −inf, without the NaN that logsumexp has for a gradient there."""
+    """Log Σ exp(z), (N,): −inf of nothing but −inf, without the NaN that logsumexp has for a gradient there."""
     if not logits_NR.shape[1]:
         return logits_NR.new_full(logits_NR.shape[:1], -math.inf)
     empty_N = logits_NR.detach().amax(-1) == -math.inf
-    sum_N = logits_NR.masked_fill(empty_N.unsqueeze(-1), 0.0).logsumexp(-1)
+    sum_N: Tensor = logits_NR.masked_fill(empty_N.unsqueeze(-1), 0.0).logsumexp(-1)
     return sum_N.masked_fill(empty_N, -math.inf)
 
 

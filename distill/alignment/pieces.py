@@ -48,8 +48,10 @@ class SplitExample:
 class TokenSplitter:
     """Cuts the teacher's tokens into the student's, the longest piece that fits first, from the left.
 
-    A special token becomes the student's of the same name, or of the same role. What the student cannot spell becomes
-    its unknown token. The first word of a text that a WordPiece teacher reads begins with a space for the student.
+    A special token becomes the student's of the same name, or of the same role, or is left out where there is none.
+    What the student cannot spell becomes its unknown token, or is left out where it has none (a byte-level student
+    does not need one, but cannot tell what the teacher's unknown token stood for). The first word of a text that a
+    WordPiece teacher reads begins with a space for the student.
 
     Paper: Kolesnikova et al. 2022, arXiv:2205.02340, section 3 (REDUCE).
     """
@@ -65,11 +67,7 @@ class TokenSplitter:
         self._pieces: dict[int, tuple[int, ...]] = {}
 
     def pieces(self, token: int) -> tuple[int, ...]:
-        """Return the student's pieces of one of the teacher's tokens, at least one.
-
-        Raises:
-            AlignmentError: the student has neither pieces for it nor an unknown token.
-        """
+        """Return the student's pieces of one of the teacher's tokens."""
         found = self._pieces.get(token)
         if found is None:
             found = self._pieces[token] = self._split(token)
@@ -85,37 +83,32 @@ class TokenSplitter:
     def _split(self, token: int) -> tuple[int, ...]:
         surface = self.teacher.surface_V[token]
         if surface is None:
-            return (self._special(token),)
+            return self._special(token)
         pieces = []
         while surface:
             for length in range(min(self._longest, len(surface)), 0, -1):
                 if surface[:length] in self._id_of:
                     break
             else:
-                return (self._unknown(token),)
+                return self._unknown
             pieces.append(self._id_of[surface[:length]])
             surface = surface[length:]
-        return tuple(pieces) or (self._unknown(token),)
+        return tuple(pieces)
 
-    def _special(self, token: int) -> int:
+    def _special(self, token: int) -> tuple[int, ...]:
         name = self.teacher.special.get(token)
         if name in self._named:
-            return self._named[name]
+            return (self._named[name],)
         for role, number in self.teacher.role.items():
             if number == token:
                 own = self.student.role.get(role, self.student.role.get(_SAME_ROLE.get(role, "")))
                 if own is not None:
-                    return own
-        return self._unknown(token)
+                    return (own,)
+        return self._unknown if token == self.teacher.unknown else ()
 
-    def _unknown(self, token: int) -> int:
-        if self.student.unknown is None:
-            what = self.teacher.special.get(token) or self.teacher.surface_V[token]
-            raise AlignmentError(
-                f"the teacher's token {token} ({what!r}) cannot be written in the student's vocabulary, which has no "
-                "unknown token either; choose another alignment"
-            )
-        return self.student.unknown
+    @property
+    def _unknown(self) -> tuple[int, ...]:
+        return () if self.student.unknown is None else (self.student.unknown,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +120,8 @@ class SplitRows:
         owner_P: the aligned row each is a part of.
         teacher_row_N: rows of the teacher's logits.
         example_N: the example of the batch it is in.
-        unpredicted: how many of the teacher's rows were left out because the student has no logits for a piece.
+        unpredicted: how many of the teacher's rows were left out because the student has no pieces, or no
+            logits for one of them.
     """
 
     student_row_P: Tensor
@@ -165,6 +159,7 @@ def split_rows(examples: Sequence[SplitExample], student: CountedRows, teacher: 
     counted_T = row_T >= 0
     keep_T = counted_T.copy()
     keep_T[owner_S[own_S < 0]] = False
+    keep_T &= np.bincount(owner_S, minlength=len(keep_T)) > 0
     place_T = np.cumsum(keep_T) - 1
     keep_S = keep_T[owner_S]
     return SplitRows(
@@ -229,11 +224,8 @@ class PieceMap:
         factors: list[float] = []
         kept: list[int] = []
         for token in range(len(splitter.teacher)):
-            try:
-                parts = splitter.pieces(token)
-            except AlignmentError:
-                continue
-            if unknown in parts:
+            parts = splitter.pieces(token)
+            if not parts or unknown in parts:
                 continue
             places += [len(kept)] * len(parts)
             pieces += parts

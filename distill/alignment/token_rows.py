@@ -130,7 +130,8 @@ def shared_rows(
 ) -> Rows:
     """Rows over the shared tokens and one more column for "any other": nothing is renormalised.
 
-    The last column is T · log Σ exp(z / T) over a side's other tokens, −inf where it has none. A divergence at the
+    The last column is T · log Σ exp(z / T) over a side's other tokens, −inf where it has none; columns that pad a head
+    beyond its tokens are left out. A divergence at the
     same temperature T is then exactly that of the two coarse-grained distributions, never more than the whole ones'.
 
     Shapes: rows (N, C + 1), or (N, C) where neither side has another token. The label is the token's column.

@@ -33,7 +33,28 @@ TEXTS = [
     "\x00 control",
 ]
 WORDS = st.sampled_from(
-    "the cat Hello didn't кошка Привет 東京 🙂 👩‍👩‍👧 café e\u0301 ½ ﬁ שלום  \t \n . , <s>".split(" ")
+    [
+        "the",
+        "cat",
+        "Hello",
+        "didn't",
+        "кошка",
+        "Привет",
+        "東京",
+        "🙂",
+        "👩\u200d👩\u200d👧",
+        "café",
+        "é",
+        "½",
+        "ﬁ",
+        "שלום",
+        "",
+        "\t",
+        "\n",
+        ".",
+        ",",
+        "<s>",
+    ]
 )
 TEXT = st.one_of(
     st.text(max_size=30),
@@ -226,14 +247,14 @@ def test_many_texts_are_read_as_each_alone(readers):
 
 
 def test_surfaces_are_the_same_however_they_are_written(readers):
-    cat = {kind: reader.surfaces.surface_V.index(b" cat") for kind, reader in readers.items()}
+    the = {kind: reader.surfaces.surface_V.index(b" the") for kind, reader in readers.items()}
     for kind, reader in readers.items():
-        name = reader.tokenizer.convert_ids_to_tokens(cat[kind])
-        assert name == {"byte_level": "Ġcat", "wordpiece": "cat"}.get(kind, "▁cat")
+        name = reader.tokenizer.convert_ids_to_tokens(the[kind])
+        assert name == {"byte_level": "Ġthe", "wordpiece": "the"}.get(kind, "▁the")
     for first, second in itertools.product(KINDS, KINDS):
         own, other = readers[first].surfaces, readers[second].surfaces
         shared = SharedVocabulary.of(own, other)
-        assert (cat[first], cat[second]) in zip(shared.student_C, shared.teacher_C, strict=True)
+        assert (the[first], the[second]) in zip(shared.student_C, shared.teacher_C, strict=True)
         assert len(set(shared.student_C)) == len(set(shared.teacher_C)) == len(shared)
         for a, b in zip(shared.student_C, shared.teacher_C, strict=True):
             if own.surface_V[a] is not None:
@@ -250,7 +271,7 @@ def test_real_tokenizers(data_root, minilm_folder, readers):
     if not (folder.is_dir() and corpus.is_file()):
         pytest.skip(f"no {folder} or {corpus}")
     real = [TokenReader(AutoTokenizer.from_pretrained(path)) for path in (folder, minilm_folder)]
-    text = corpus.read_text(encoding="utf-8")[:3000]
+    text = corpus.read_text(encoding="utf-8")[:1200]
     for own, other in itertools.product([*real, readers["unigram"]], real):
         check(own.read(text), other.read(text), text)
 

@@ -66,6 +66,16 @@ class SharedVocabulary:
         """The column of each of the teacher's tokens, −1 for those the student does not have."""
         return _column(self.teacher_C, self.teacher_size)
 
+    @cached_property
+    def student_rest_R(self) -> Integers:
+        """The student's tokens that are in no pair."""
+        return np.flatnonzero(self.column_V < 0)
+
+    @cached_property
+    def teacher_rest_R(self) -> Integers:
+        """The teacher's tokens that are in no pair."""
+        return np.flatnonzero(self.column_W < 0)
+
     def describe(self) -> str:
         """Say in one sentence how much the two have in common."""
         return (

@@ -94,7 +94,7 @@ class TokenSurfaces:
         written_V = [b""] * size
         added = {token["id"]: token for token in layout["added_tokens"]}
         special = {number: token["content"] for number, token in added.items() if token["special"]}
-        unknown = tokenizer.unk_token_id if _can_be_unknown(layout["model"]) else None
+        unknown = _unknown(layout["model"], vocabulary)
         for name, number in vocabulary.items():
             if number in special:
                 # A text that holds the name of a special token is read as that token.
@@ -111,8 +111,10 @@ class TokenSurfaces:
         return cls(tuple(surface_V), tuple(written_V), lengths, special, unknown, role, of_byte)
 
 
-def _can_be_unknown(model: Mapping[str, Any]) -> bool:
-    return model.get("unk_token") is not None or model.get("unk_id") is not None
+def _unknown(model: Mapping[str, Any], vocabulary: Mapping[str, int]) -> int | None:
+    """What the model itself gives for what it cannot spell; what transformers calls so, it may never give."""
+    number: int | None = model.get("unk_id")
+    return number if number is not None else vocabulary.get(model.get("unk_token") or "")
 
 
 class _Writing:

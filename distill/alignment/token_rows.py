@@ -137,16 +137,11 @@ def shared_rows(
     Shapes: rows (N, C + 1), or (N, C) where neither side has another token. The label is the token's column.
     Units: `temperature` is the one of the loss that will compare the rows.
     """
-    sides = []
-    for logits, row_N, ids_C, size in (
-        (student_MV, aligned.student_row_N, vocabulary.student_C, vocabulary.student_size),
-        (teacher_LW.detach(), aligned.teacher_row_N, vocabulary.teacher_C, vocabulary.teacher_size),
-    ):
-        other = torch.ones(size, dtype=torch.bool)
-        other[torch.from_numpy(ids_C)] = False
-        rest_R = other.nonzero().squeeze(-1).numpy()
-        sides.append((columns_of(logits, row_N, ids_C), columns_of(logits, row_N, rest_R)))
-    (student_NC, student_NR), (teacher_NC, teacher_NR) = sides
+    teacher_LW = teacher_LW.detach()
+    student_NC = columns_of(student_MV, aligned.student_row_N, vocabulary.student_C)
+    teacher_NC = columns_of(teacher_LW, aligned.teacher_row_N, vocabulary.teacher_C)
+    student_NR = columns_of(student_MV, aligned.student_row_N, vocabulary.student_rest_R)
+    teacher_NR = columns_of(teacher_LW, aligned.teacher_row_N, vocabulary.teacher_rest_R)
     if student_NR.shape[1] or teacher_NR.shape[1]:
         student_NC = torch.cat([student_NC, _rest(student_NR, temperature)], -1)
         teacher_NC = torch.cat([teacher_NC, _rest(teacher_NR, temperature)], -1)
@@ -259,12 +254,12 @@ def columns_of(logits: Tensor, row_N: Tensor, ids_C: NDArray[np.int64]) -> Tenso
     Raises:
         AlignmentError: the logits have no such column.
     """
-    index_C = torch.as_tensor(ids_C, device=logits.device)
-    if len(index_C) and int(index_C.max()) >= logits.shape[1]:
+    largest = int(ids_C.max(initial=-1))
+    if largest >= logits.shape[1]:
         raise AlignmentError(
-            f"logits of shape {tuple(logits.shape)} have no column for the token {int(index_C.max())}"
+            f"logits of shape {tuple(logits.shape)} have no column for the token {largest}; are they of this tokenizer?"
         )
-    return logits.index_select(0, row_N).index_select(1, index_C)
+    return logits.index_select(0, row_N).index_select(1, torch.as_tensor(ids_C, device=logits.device))
 
 
 def _rest(logits_NR: Tensor, temperature: float) -> Tensor:

@@ -205,6 +205,46 @@ def test_normalisation_that_makes_several_tokens_of_a_character_ends_it_with_the
     assert all(end == 0 for end in spans.end_T[:-1].tolist())
 
 
+@pytest.mark.parametrize("prefix", [False, True])
+@pytest.mark.parametrize("trim", [False, True])
+def test_offsets_that_leave_spaces_out_change_nothing(readers, prefix, trim):
+    """GPT-2 and RoBERTa do not say that ` cat` has a space, and put one before the text."""
+    import copy
+
+    from tokenizers import pre_tokenizers, processors
+
+    tokenizer = copy.deepcopy(readers["byte_level"].tokenizer)
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
+    tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(
+        trim_offsets=trim, add_prefix_space=prefix
+    )
+    reader = TokenReader(tokenizer)
+    for text in TEXTS:
+        if "<|end|>" in text and prefix:
+            continue  # a space before every stretch between special tokens
+        spans = reader.read(text)
+        assert not spans.uncovered()
+        check(spans, readers["wordpiece"].read(text), text)
+        if not prefix:
+            assert spans.end_T.tolist() == readers["byte_level"].read(text).end_T.tolist()
+
+
+def test_a_composing_byte_level_tokenizer_still_divides_what_it_did_not_change(readers):
+    """Qwen composes characters first, so the tokens do not spell the text any more."""
+    import copy
+
+    from tokenizers import normalizers
+
+    tokenizer = copy.deepcopy(readers["byte_level"].tokenizer)
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    reader = TokenReader(tokenizer)
+    text = "cafe\u0301 🦄"
+    spans = reader.read(text)
+    assert spans.end_T[-3:].tolist() == [9, 10, 11]
+    for other in readers.values():
+        check(spans, other.read(text), text)
+
+
 def test_an_unknown_token_breaks_its_group_alone(readers):
     own, other = readers["wordpiece"].read("cat 🦄 cat"), readers["byte_level"].read("cat 🦄 cat")
     aligned = align_spans(own, other)

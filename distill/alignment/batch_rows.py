@@ -58,9 +58,8 @@ class CountedRows:
     def predicting(self, example_K: Integers, place_K: Integers) -> Integers:
         """Return the row that predicts the token at a place of an example, −1 where there is none, (K,)."""
         at = place_K + self._first_B[example_K] - self.shift
-        there = (at >= 0) & (at < self._number_BT.shape[-1])
         # A language model's first token, without anything before it, is predicted nowhere.
-        there &= place_K >= self.shift
+        there = (at >= 0) & (at < self._number_BT.shape[-1])
         return np.where(there, self._number_BT[example_K, np.where(there, at, 0)], -1)
 
 

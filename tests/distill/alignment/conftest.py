@@ -1,6 +1,8 @@
-"""Four small tokenizers of the four ways to write tokens, and one pair of texts that troubles them all."""
+"""Four small tokenizers, one for each way to write tokens."""
 
 from __future__ import annotations
+
+import json
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -74,8 +76,6 @@ def _sentencepiece() -> Tokenizer:
     made.train_from_iterator(
         CORPUS, trainers.BpeTrainer(vocab_size=160, limit_alphabet=40, show_progress=False)
     )
-    import json
-
     layout = json.loads(made.to_str())
     names = ["<unk>", "<s>", "</s>", *BYTES, *layout["model"]["vocab"]]
     vocabulary = {name: number for number, name in enumerate(names)}

@@ -9,7 +9,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from distill.alignment import SharedVocabulary, SourceText, TokenReader, align_spans, align_texts, read_texts
+from distill.alignment import (
+    SharedVocabulary,
+    SourceText,
+    TokenReader,
+    TokenSpans,
+    align_spans,
+    align_texts,
+    read_texts,
+)
 from distill.errors import AlignmentError
 
 KINDS = ("byte_level", "wordpiece", "unigram", "sentencepiece")
@@ -251,6 +259,26 @@ def test_an_unknown_token_breaks_its_group_alone(readers):
     assert aligned.coverage.broken == 1
     assert len(aligned) == 2
     assert (4, 8) in [(max(a, 4), min(b, 8)) for a, b in own.uncovered()]
+
+
+def test_half_a_character_that_is_unknown_breaks_its_group():
+    """`㎏` of three bytes, read as `k` and `g` where `k` is unknown."""
+
+    def spans(known: list[bool]) -> TokenSpans:
+        place, end = np.arange(2), np.array([0, 3])
+        return TokenSpans(place, place, np.array([0, 0]), end, np.array(known), end, end, {0: b"k"}, 3)
+
+    whole, half = spans([True, True]), spans([False, True])
+    assert align_spans(whole, whole).coverage.broken == 0
+    assert align_spans(half, whole).coverage.broken == align_spans(whole, half).coverage.broken == 1
+
+
+def test_a_letter_is_paired_before_the_byte_that_spells_it(readers):
+    own, other = readers["sentencepiece"], readers["byte_level"]
+    shared = SharedVocabulary.of(own.surfaces, other.surfaces)
+    letter, theirs = (r.tokenizer.convert_tokens_to_ids("e") for r in (own, other))
+    assert shared.teacher_C[shared.column_V[letter]] == theirs
+    assert shared.column_V[own.tokenizer.convert_tokens_to_ids("<0x65>")] == -1
 
 
 def test_texts_cut_on_either_side_are_aligned_where_both_have_tokens(readers):

@@ -278,6 +278,17 @@ def test_forward_kl_of_chunks_is_alm_without_the_teachers_entropy():
     assert limit.tolist() == pytest.approx(exact, abs=2e-5)
 
 
+def test_a_chunk_that_is_certain_has_a_gradient():
+    student, teacher = torch.tensor([[200.0, 0.0]], requires_grad=True), torch.tensor([[1.0, 0.0]])
+    one, zero = torch.ones(1, dtype=torch.long), torch.zeros(1, dtype=torch.long)
+    aligned = AlignedChunks(zero, zero, zero, -one, zero, zero, zero, zero, -one, zero)
+    for ours, theirs in ((student, teacher), (student, student), (1 * student, 200 * teacher)):
+        rows = chunk_rows(ours, theirs, aligned)
+        assert rows.student.isfinite().all()
+        (slope,) = torch.autograd.grad(rows.mean(ForwardKL()(rows)), student)
+        assert slope.isfinite().all()
+
+
 def every_kind(student: Side, teacher: Side, student_MV, teacher_LW) -> dict[str, Rows]:
     surfaces = student.reader.surfaces, teacher.reader.surfaces
     shared, made = SharedVocabulary.of(*surfaces), examples(student, teacher)

@@ -34,6 +34,7 @@ Scalar = (
     | bool
     | None
 )
+AdapterValue = Scalar | list[Scalar] | Mapping[Annotated[str, Field(pattern=TEXT)], Scalar]
 Text = Annotated[str, Field(pattern=TEXT)]
 Name = Annotated[str, Field(pattern=NAME)]
 Location = Annotated[str, Field(pattern=LOCATION)]
@@ -237,11 +238,14 @@ class TeacherRecipe:
             or a Hugging Face Hub id. With "{task}" in it: a fine-tuned model for each task.
         revision: The Hub model's git revision. Default: the newest, recorded in the run.
         train: Fine-tune the teacher on each task first. Default: it is already fine-tuned.
+        precision: Of its weights while it teaches: "fp32", "bf16", "int8" (CUDA with bitsandbytes) or "auto" (bf16 on
+            GPUs that compute in it, else fp32). Its log-probabilities are float32 in any case. Default "auto".
     """
 
     model: Location
     revision: Revision | None = None
     train: TrainRecipe | None = None
+    precision: Literal["auto", "fp32", "bf16", "int8"] = "auto"
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
@@ -344,6 +348,9 @@ class StudentRecipe:
             {model_type: bert, hidden_size: 128, num_hidden_layers: 2, ...}.
         tokenizer: The tokenizer of a student from scratch: "package:NAME", a folder or a Hub id, only with
             `config`. Default: the teacher's.
+        adapter: Train only an adapter of peft (and a new head), on top of this student: its peft_type and fields of
+            peft's configuration class of that type, {peft_type: LORA, r: 8, target_modules: [query, value]}.
+            Merged into the exported weights where the type allows it. Needs distill[peft]. Default: train all weights.
     """
 
     from_teacher: FromTeacher | None = None
@@ -351,6 +358,7 @@ class StudentRecipe:
     revision: Revision | None = None
     config: Mapping[Key, Scalar] | None = None
     tokenizer: Location | None = None
+    adapter: Mapping[Key, AdapterValue] | None = None
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
@@ -372,6 +380,8 @@ class StudentRecipe:
             mistakes.append(
                 (("config",), "must have the model_type of a transformers configuration, such as bert")
             )
+        if self.adapter is not None and not isinstance(self.adapter.get("peft_type"), str):
+            mistakes.append((("adapter",), "must have the peft_type of an adapter of peft, such as LORA"))
         if self.config is None and self.tokenizer is not None:
             mistakes.append((("tokenizer",), "is only for a student given by config; leave it out"))
         _raise(mistakes)
@@ -430,6 +440,11 @@ class Recipe:
         if self.architecture == "encoder_decoder" and self.data.source == "text":
             mistakes.append(
                 (("architecture",), "must be encoder or decoder with data.source text, found encoder_decoder")
+            )
+        freezes = [self.train, *(self.train.for_task(task) for task in self.train.per_task)]
+        if self.student.adapter is not None and any(train.freeze_embeddings for train in freezes):
+            mistakes.append(
+                (("train", "freeze_embeddings"), "is what student.adapter does anyway; leave one of them out")
             )
         mistakes += teacher_mistakes(self.teacher, self.data)
         mistakes += group_mistakes(self.loss, self.train, self.data)

@@ -31,7 +31,10 @@ from distill.models import (
     measure_activity,
     parameter_budget,
 )
+from distill.models.adapter import adapter_config
 from distill.models.loading import load_model, load_tokenizer
+from distill.models.source import is_model
+from distill.models.teacher import weights_precision
 from distill.models.width import check_width
 from distill.recipe import Recipe, TrainRecipe
 from distill.run_folder import Role, RunFolder, fit_name, read_json, write_json
@@ -104,6 +107,10 @@ class Workbench:
         self._remembered: RememberedTeacher | None = None
         self._running: Teacher | None = None
         self._activity: Activity | None = None
+        # Before a teacher is trained for an hour.
+        weights_precision(recipe.teacher.precision, accelerator.device)
+        if recipe.student.adapter is not None:
+            adapter_config(recipe.student.adapter, self.reading.head)
 
     def fit_teacher(self) -> Fit:
         """Fine-tune the teacher, or take the fine-tuned one the recipe names, and store its predictions."""
@@ -209,6 +216,7 @@ class Workbench:
         if self.accelerator.is_main_process:
             log.start_at(resumed)
         engine.run()
+        student.merge()  # what is scored is what is exported
         # The accelerator holds on to every model and optimizer it prepared: let this fit's go.
         self.accelerator.free_memory()
         return student, {
@@ -226,7 +234,8 @@ class Workbench:
 
     def _answer(self, fit: Fit, made: Student | Teacher) -> dict[str, int]:
         """Predict and store the validation answers of the task and its diagnostics; how many inputs were cut."""
-        made.model.to(self.accelerator.device).eval()
+        if isinstance(made, Student):
+            made.model.to(self.accelerator.device).eval()
         outcome, truncated = "", {}
         for data in [self.data, *self.diagnostics]:
             name = data.task.name
@@ -288,9 +297,7 @@ class Workbench:
             self.folder.predictions(fit.name, d.task.name).is_file() for d in [self.data, *self.diagnostics]
         )
         answered &= not self._keeps_choices(fit) or self.folder.choices(fit.name).is_file()
-        return answered and (
-            not keep_model or (self.folder.model(fit.role, fit.task) / "config.json").is_file()
-        )
+        return answered and (not keep_model or is_model(self.folder.model(fit.role, fit.task)))
 
     def _shared_entry(self, fit: Fit) -> CacheEntry | None:
         """Where runs share this fit: teachers and baselines only, a student is what a run is for."""
@@ -340,9 +347,14 @@ class Workbench:
         fine_tuned_here = self.recipe.teacher.train is not None
         name = str(self.folder.model("teacher", self.task.name)) if fine_tuned_here else self._teacher_name
         revision = None if fine_tuned_here else self.recipe.teacher.revision
-        teacher = Teacher.load(name, kind=self.reading.head, labels=self.task.labels, revision=revision)
-        teacher.model.to(self.accelerator.device)
-        return teacher
+        return Teacher.load(
+            name,
+            kind=self.reading.head,
+            labels=self.task.labels,
+            revision=revision,
+            precision=self.recipe.teacher.precision,
+            device=self.accelerator.device,
+        )
 
     def _new_teacher_model(self) -> Student:
         return Student.load(
@@ -350,6 +362,12 @@ class Workbench:
         )
 
     def _new_student(self, seed: int) -> Student:
+        student, adapter = self._new_whole_student(seed), self.recipe.student.adapter
+        return (
+            student if adapter is None else student.with_adapter(adapter, kind=self.reading.head, seed=seed)
+        )
+
+    def _new_whole_student(self, seed: int) -> Student:
         wanted, kind, labels = self.recipe.student, self.reading.head, self.task.labels
         if wanted.from_teacher is not None:
             source = self._teacher_source
@@ -475,6 +493,7 @@ class Workbench:
         start: Any = None if role == "teacher" else asdict(wanted)
         if role != "teacher" and wanted.model is not None:
             start = find_model(wanted.model, wanted.revision).digest, start
+        teaches = role == "student" or (role == "teacher" and self.recipe.teacher.train is None)
         facts = {
             "role": role,
             "seed": seed,
@@ -483,6 +502,7 @@ class Workbench:
             "teacher": teacher_key,
             "teacher_model": self._teacher_source.digest,
             "student": start,
+            "precision": self.recipe.teacher.precision if teaches else None,
             "corpus": self.corpus.digests if role != "teacher" and self._trims_vocabulary else None,
             "data": self.data.sha256,
             "diagnostics": [data.sha256 for data in self.diagnostics],
@@ -492,7 +512,13 @@ class Workbench:
             "data_seed": self.recipe.data.seed,
             "devices": self.accelerator.num_processes,
             "versions": {
-                name: importlib.metadata.version(name) for name in ("distill", "torch", "transformers")
+                name: importlib.metadata.version(name)
+                for name in (
+                    "distill",
+                    "torch",
+                    "transformers",
+                    *(("peft",) if start and wanted.adapter else ()),
+                )
             },
         }
         if (

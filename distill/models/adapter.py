@@ -10,7 +10,7 @@ import copy
 import dataclasses
 import difflib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,21 +91,28 @@ def adapt(model: PreTrainedModel, settings: Mapping[str, Any], kind: HeadKind, s
 
     heads = [name for name, _ in model.named_children() if name in ("classifier", "score")]
     if kind in ("classification", "multiple_choice") and heads:
-        config.modules_to_save = sorted({*(getattr(config, "modules_to_save", None) or ()), *heads})
+        theirs = getattr(config, "modules_to_save", None) or ()
+        config.modules_to_save = sorted({*theirs, *heads})  # type: ignore[attr-defined]
     with torch.random.fork_rng(), _quiet_peft():
         torch.manual_seed(seed)
         try:
             adapted = get_peft_model(model, config)
         except Exception as error:
             raise ModelError(
-                f"student.adapter: {config.peft_type.value} does not fit a {type(model).__name__} ({_line(error)})"
+                f"student.adapter: {settings['peft_type']} does not fit a {type(model).__name__} ({_line(error)})"
             ) from error
-    return adapted  # type: ignore[return-value]
+    return adapted
 
 
 def is_adapted(model: nn.Module) -> bool:
     """Whether peft wrapped a model."""
     return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
+
+
+def unwrapped_adapter(model: nn.Module) -> PreTrainedModel:
+    """The transformers model that peft wrapped."""
+    base: Callable[[], PreTrainedModel] = model.get_base_model  # type: ignore[assignment]
+    return base()
 
 
 def adds_tokens(model: nn.Module) -> bool:
@@ -119,7 +126,7 @@ def is_mergeable(model: nn.Module) -> bool:
 
 
 def merged(model: PeftModel, *, in_place: bool = False) -> PreTrainedModel:
-    """The plain model that says the same, to rounding (about 1e-6 of a logit), without peft.
+    """The plain model that says the same, to rounding (1e-5 of a logit), without peft.
 
     Raises:
         ModelError: an adapter of this type cannot be merged.
@@ -127,7 +134,7 @@ def merged(model: PeftModel, *, in_place: bool = False) -> PreTrainedModel:
     copied = model if in_place else copy.deepcopy(model)
     with _quiet_peft():
         try:
-            plain: PreTrainedModel = copied.merge_and_unload(safe_merge=True)  # type: ignore[operator]
+            plain: PreTrainedModel = copied.merge_and_unload(safe_merge=True)
         except Exception as error:
             raise ModelError(
                 f"adapter {model.active_peft_config.peft_type.value}: cannot be merged into the model "
@@ -146,7 +153,7 @@ def save_adapter(model: PeftModel, folder: Path, base: str | None) -> None:
         base: the folder or hub id of the model under it; None writes that model too, into `base/`.
     """
     if base is None:
-        plain = copy.deepcopy(model.get_base_model())
+        plain = copy.deepcopy(unwrapped_adapter(model))
         _without_wrappers(plain)
         plain.save_pretrained(folder / BASE_FOLDER)
         base = str((folder / BASE_FOLDER).resolve())

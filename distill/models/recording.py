@@ -19,7 +19,7 @@ import torch
 
 from distill.errors import ModelError
 from distill.losses import Activations, ModelShape, Wanted
-from distill.models.adapter import adds_tokens, is_adapted
+from distill.models.adapter import adds_tokens, is_adapted, unwrapped_adapter
 from distill.models.layers import layer_stack
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def model_shape(model: nn.Module) -> ModelShape:
 def unwrapped(model: nn.Module) -> PreTrainedModel:
     """The transformers model inside what accelerate and peft made of it."""
     model = _without_accelerate(model)
-    return model.get_base_model() if is_adapted(model) else model  # type: ignore[return-value, operator]
+    return unwrapped_adapter(model) if is_adapted(model) else model  # type: ignore[return-value]
 
 
 def _without_accelerate(model: nn.Module) -> nn.Module:

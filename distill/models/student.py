@@ -159,7 +159,7 @@ class Student:
         return student
 
     def merge(self) -> None:
-        """Compute an adapter into the weights, to rounding (1e-5 of a logit); one that cannot be merged stays."""
+        """Compute an adapter into the weights; one that cannot be merged stays."""
         if is_mergeable(self.model):
             self.model = merged(self.model, in_place=True)  # type: ignore[arg-type]
 

@@ -96,7 +96,7 @@ class Teacher:
             from transformers import BitsAndBytesConfig
 
             quantization = {
-                "quantization_config": BitsAndBytesConfig(load_in_8bit=True),
+                "quantization_config": BitsAndBytesConfig(load_in_8bit=True),  # type: ignore[no-untyped-call]
                 "device_map": {"": device},
             }
         source = find_model(model, revision)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import builtins
+import dataclasses
 import json
+import shutil
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from transformers import AutoModelForSequenceClassification, LlamaConfig, LlamaF
 from distill.engine import Engine
 from distill.errors import ModelError
 from distill.losses import ForwardKL, HiddenStates, Labels, Relations
-from distill.models import NextTokens, Student, Teacher, find_model
+from distill.models import Batch, Student, Teacher, find_model
 from distill.models.loading import load_model
 from distill.models.teacher import weights_precision
 from distill.recipe import TrainRecipe
@@ -115,8 +117,6 @@ def test_a_training_that_was_cut_off_goes_on_bitwise(new_student, features, tmp_
         if figures["step"] == 3:
             raise Cut
 
-    import dataclasses
-
     each = dataclasses.replace(TRAIN, logging_steps=1)
     cut = new_student().with_adapter(settings, kind=KIND)
     with pytest.raises(Cut):
@@ -131,6 +131,7 @@ def test_a_training_that_was_cut_off_goes_on_bitwise(new_student, features, tmp_
     assert bytes_kept < 4 * sum(p.numel() for p in resumed.model.parameters()) / 2
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # AutoPeftModel's own
 @pytest.mark.parametrize("settings", PROMPTS.values(), ids=PROMPTS)
 def test_virtual_tokens_train_and_are_exported_beside_their_base(new_student, features, tmp_path, settings):
     from peft import AutoPeftModelForSequenceClassification
@@ -166,8 +167,6 @@ def test_a_language_model_with_virtual_tokens_gives_logits_of_the_counted_positi
     ids = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 0]])
     mask = (ids > 0).long()
     rows = torch.tensor([[False, True, True, False], [True, True, False, False]])
-    from distill.models import Batch
-
     batch = Batch(
         {"input_ids": ids, "attention_mask": mask}, torch.arange(2), None, torch.ones(4), torch.zeros(4), rows
     )
@@ -223,8 +222,6 @@ def test_adapters_that_are_not_read(adapter_folder, tmp_path, changes, message):
         (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
         changes = {}
     if changes == "adapter":
-        import shutil
-
         shutil.copytree(folder, tmp_path / "under")
         changes = {"base_model_name_or_path": str(tmp_path / "under")}
     path = folder / "adapter_config.json"

@@ -409,8 +409,8 @@ class Engine:
 
 
 def _weights(model: torch.nn.Module) -> dict[str, Tensor]:
-    """Parameters (tied ones once) and buffers by name."""
-    return dict(model.named_parameters()) | {
+    """Parameters that are trained (tied ones once) and buffers, by name. Frozen ones stay what they were made of."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad} | {
         f"buffer:{name}": buffer for name, buffer in model.named_buffers()
     }
 

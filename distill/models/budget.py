@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from distill.models.layers import layer_stack
+from distill.models.recording import unwrapped
 from distill.recipe.budget import Budget
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ def parameter_budget(model: PreTrainedModel) -> Budget:
     Raises:
         ModelError: the model has no stack of layers.
     """
+    model = unwrapped(model)
     prefix = layer_stack(model)[0] + "."
     tables = {
         id(parameter)

@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distill.errors import ModelError
 from distill.losses import Vocabularies
+from distill.models.adapter import adapt, is_adapted, is_mergeable, merged, save_adapter
 from distill.models.batch import Batch
 from distill.models.layers import choose_layers, keep_layers
 from distill.models.loading import HeadKind, load_model, load_tokenizer, model_from_config, quiet_transformers
@@ -37,6 +39,7 @@ class Student:
             Written beside the weights. `{"teacher": …, "layers": [0, 2, 5]}`: its layer 1 was the teacher's 2. Where
             some were left out also `"tokens": [0, 100, …]`, `"channels": [1, 2, 5, …]` of the hidden states, and
             `"heads": [[0, 3], …]` and `"neurons": [[4, …], …]` with a list for each of its own layers.
+            `"adapter"`: what alone was trained, see `with_adapter`.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class Student:
         self.model = model
         self.tokenizer = tokenizer
         self.provenance = dict(provenance or {})
+        self._base: str | None = None  # where the weights under an adapter can be had as they are
 
     @classmethod
     def from_teacher(
@@ -82,7 +86,7 @@ class Student:
                 or its tokenizer cannot be trimmed.
         """
         source = find_model(source) if isinstance(source, str) else source
-        whole = load_model(source, kind=kind, labels=labels, seed=seed)
+        whole = _load_plain(source, kind, labels, seed)
         kept = choose_layers(whole, layers)
         provenance = {"teacher": source.name, "teacher_digest": source.digest, "layers": list(kept)}
         if hidden is not None or intermediate is not None:
@@ -104,8 +108,13 @@ class Student:
     ) -> Student:
         """A student that starts from a pretrained model: a folder, `package:…` or a hub id."""
         source = find_model(source) if isinstance(source, str) else source
-        model = load_model(source, kind=kind, labels=labels, seed=seed)
-        return cls(model, load_tokenizer(source), {"model": source.name, "model_digest": source.digest})
+        model = _load_plain(source, kind, labels, seed)
+        student = cls(model, load_tokenizer(source), {"model": source.name, "model_digest": source.digest})
+        if source.base is None:
+            student._base = (
+                source.name if source.digest.startswith("hub:") else str(Path(source.location).resolve())
+            )
+        return student
 
     @classmethod
     def from_config(
@@ -126,6 +135,34 @@ class Student:
             seed=seed,
         )
         return cls(model, tokenizer, {"config": dict(config)})
+
+    def with_adapter(self, settings: Mapping[str, Any], *, kind: HeadKind, seed: int = 0) -> Student:
+        """The student with an adapter of peft, drawn from `seed`: it and a task's head are all that is trained.
+
+        The provenance says how many parameters that is, of how many while training.
+
+        Args:
+            settings: `peft_type` and the fields of peft's configuration class of that type.
+            kind: the head.
+            seed: of the adapter's weights.
+
+        Raises:
+            ModelError: `adapt`'s.
+        """
+        model = adapt(self.model, settings, kind, seed)
+        counts = {
+            "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+            "training_parameters": sum(p.numel() for p in model.parameters()),
+        }
+        adapter = {**settings, **counts, "exported": "merged" if is_mergeable(model) else "beside its base"}
+        student = Student(model, self.tokenizer, {**self.provenance, "adapter": adapter})  # type: ignore[arg-type]
+        student._base = self._base
+        return student
+
+    def merge(self) -> None:
+        """Compute an adapter into the weights; one that cannot be merged stays."""
+        if is_mergeable(self.model):
+            self.model = merged(self.model, in_place=True)  # type: ignore[arg-type]
 
     @property
     def shape(self) -> ModelShape:
@@ -168,9 +205,26 @@ class Student:
         return Prediction(*run(self.model, batch.inputs, wanted, batch.rows_BT))
 
     def save(self, folder: str | Path) -> None:
-        """Write a folder that transformers' own auto classes load: config, safetensors, tokenizer, provenance."""
+        """Write a folder that transformers' own auto classes load: config, safetensors, tokenizer, provenance.
+
+        An adapter is merged into the weights. One with virtual tokens cannot be: it is written in peft's own format
+        with the place of its base model, for peft's AutoPeftModel… classes.
+        """
         folder = Path(folder)
         with quiet_transformers():
-            self.model.save_pretrained(folder)
+            if is_adapted(self.model) and not is_mergeable(self.model):
+                save_adapter(self.model, folder, self._base)  # type: ignore[arg-type]
+            else:
+                plain = merged(self.model) if is_adapted(self.model) else self.model  # type: ignore[arg-type]
+                plain.save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
         (folder / PROVENANCE_FILE).write_text(json.dumps(self.provenance, indent=1) + "\n")
+
+
+def _load_plain(source: ModelSource, kind: HeadKind, labels: tuple[str, ...], seed: int) -> PreTrainedModel:
+    model = load_model(source, kind=kind, labels=labels, seed=seed)
+    if is_adapted(model):
+        raise ModelError(
+            f"model {source.name}: its adapter cannot be merged, and no student starts from it; name its base instead"
+        )
+    return model

@@ -35,6 +35,7 @@ Scalar = (
     | bool
     | None
 )
+AdapterValue = Scalar | list[Scalar] | Mapping[Annotated[str, Field(pattern=TEXT)], Scalar]
 Text = Annotated[str, Field(pattern=TEXT)]
 Name = Annotated[str, Field(pattern=NAME)]
 Location = Annotated[str, Field(pattern=LOCATION)]
@@ -262,6 +263,8 @@ class MemberRecipe:
             from the training texts. Only with, and required by, `config`.
         train: Fine-tune it on each task first. Default: it is already fine-tuned.
         seed: Of a new head's or model's weights and of the order of its training. Default: the first of `seeds`.
+        precision: Of its weights while it teaches: "fp32", "bf16", "int8" (CUDA with bitsandbytes) or "auto" (bf16 on
+            GPUs that compute in it, else fp32). Its log-probabilities are float32 in any case. Default "auto".
     """
 
     model: Location | None = None
@@ -270,6 +273,7 @@ class MemberRecipe:
     tokenizer: Location | NewTokenizer | None = None
     train: TrainRecipe | None = None
     seed: Seed | None = None
+    precision: Literal["auto", "fp32", "bf16", "int8"] = "auto"
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
@@ -327,6 +331,8 @@ class TeacherRecipe(MemberRecipe):
             from the training texts. Only with, and required by, `config`.
         train: Fine-tune it on each task first. Default: it is already fine-tuned.
         seed: Of a new head's or model's weights and of the order of its training. Default: the first of `seeds`.
+        precision: Of its weights while it teaches: "fp32", "bf16", "int8" (CUDA with bitsandbytes) or "auto" (bf16 on
+            GPUs that compute in it, else fp32). Its log-probabilities are float32 in any case. Default "auto".
         members: Several teachers with one tokenizer, each with model or config; the student learns from their mean,
             and `from_teacher` cuts it from the first.
         mean: Of several teachers' "probabilities" (what one finds likely is likely; at the temperature of the loss)
@@ -459,6 +465,9 @@ class StudentRecipe:
             {model_type: bert, hidden_size: 128, num_hidden_layers: 2, ...}.
         tokenizer: The tokenizer of a student from scratch: "package:NAME", a folder, a Hub id, or {train: 8000}, a
             new one made from the training texts. Only with `config`. Default: the teacher's.
+        adapter: Train only an adapter of peft (and a new head), on top of this student: its peft_type and fields of
+            peft's configuration class of that type, {peft_type: LORA, r: 8, target_modules: [query, value]}.
+            Merged into the exported weights where the type allows it. Needs distill[peft]. Default: train all weights.
     """
 
     from_teacher: FromTeacher | None = None
@@ -466,6 +475,7 @@ class StudentRecipe:
     revision: Revision | None = None
     config: Mapping[Key, Scalar] | None = None
     tokenizer: Location | NewTokenizer | None = None
+    adapter: Mapping[Key, AdapterValue] | None = None
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
@@ -485,6 +495,8 @@ class StudentRecipe:
             mistakes.append((("revision",), "is only for a student given by model; leave it out"))
         if self.config is not None:
             mistakes += _config_mistakes(self.config)
+        if self.adapter is not None and not isinstance(self.adapter.get("peft_type"), str):
+            mistakes.append((("adapter",), "must have the peft_type of an adapter of peft, such as LORA"))
         if self.config is None and self.tokenizer is not None:
             mistakes.append((("tokenizer",), "is only for a student given by config; leave it out"))
         _raise(mistakes)
@@ -545,6 +557,11 @@ class Recipe:
         if self.architecture == "encoder_decoder" and self.data.source == "text":
             mistakes.append(
                 (("architecture",), "must be encoder or decoder with data.source text, found encoder_decoder")
+            )
+        freezes = [self.train, *(self.train.for_task(task) for task in self.train.per_task)]
+        if self.student.adapter is not None and any(train.freeze_embeddings for train in freezes):
+            mistakes.append(
+                (("train", "freeze_embeddings"), "is what student.adapter does anyway; leave one of them out")
             )
         mistakes += teacher_mistakes(self.teacher, self.data)
         mistakes += ensemble_mistakes(self.teacher, self.loss)

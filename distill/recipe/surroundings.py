@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 from pathlib import PurePosixPath, PureWindowsPath
 
@@ -52,10 +53,14 @@ def teacher_mistakes(teacher: TeacherRecipe, data: DataRecipe | None) -> list[Mi
 
 
 def student_mistakes(student: StudentRecipe) -> list[Mistake]:
-    """A student whose package or folder is not there."""
+    """A student whose package or folder is not there, or whose adapter has no peft."""
     mistakes = _model_mistakes(("student", "model"), student.model) if student.model is not None else []
     if isinstance(student.tokenizer, str):
         mistakes += _model_mistakes(("student", "tokenizer"), student.tokenizer)
+    if student.adapter is not None and importlib.util.find_spec("peft") is None:
+        mistakes.append(
+            (("student", "adapter"), 'needs peft, which is not installed; type: pip install "distill[peft]"')
+        )
     return mistakes
 
 

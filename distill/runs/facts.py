@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from distill.engine.reading import reading_of
 from distill.evaluation import latency, shareable
 from distill.models import Teacher
+from distill.models.adapter import weights_file
 from distill.models.loading import load_model, load_tokenizer
 from distill.models.source import find_model
 from distill.recipe import Recipe
@@ -71,7 +72,7 @@ def measurements(
         models[role] = reader.model
         features[role] = reading.examples(data[first].validation[:256], reader)
     weights: dict[str, dict[str, torch.Tensor]] = {
-        name: load_file(folder.model("student", name) / "model.safetensors") for name in recipe.data.tasks
+        name: load_file(weights_file(folder.model("student", name))) for name in recipe.data.tasks
     }
     times = latency(models, features, device)
     # Several teachers are asked one after the other.

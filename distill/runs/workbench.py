@@ -33,7 +33,10 @@ from distill.models import (
     parameter_budget,
     train_tokenizer,
 )
+from distill.models.adapter import adapter_config
 from distill.models.loading import load_model, load_tokenizer
+from distill.models.source import is_model
+from distill.models.teacher import weights_precision
 from distill.models.width import check_width
 from distill.recipe import MemberRecipe, NewTokenizer, Recipe, TrainRecipe
 from distill.run_folder import Role, RunFolder, fit_name, read_json, write_json
@@ -108,6 +111,11 @@ class Workbench:
         self._remembered: RememberedTeacher | None = None
         self._running: Teacher | EnsembleTeacher | None = None
         self._activity: Activity | None = None
+        # Before a teacher is trained for an hour.
+        for part in self.parts:
+            weights_precision(part.precision, accelerator.device)
+        if recipe.student.adapter is not None:
+            adapter_config(recipe.student.adapter, self.reading.head)
 
     def fit_teacher(self) -> None:
         """Fine-tune the teacher, or each of several, or take what the recipe names as fine-tuned; store predictions."""
@@ -219,6 +227,7 @@ class Workbench:
         if self.accelerator.is_main_process:
             log.start_at(resumed)
         engine.run()
+        student.merge()  # what is scored is what is exported
         # The accelerator holds on to every model and optimizer it prepared: let this fit's go.
         self.accelerator.free_memory()
         return student, {
@@ -236,7 +245,8 @@ class Workbench:
 
     def _answer(self, fit: Fit, made: Reader) -> dict[str, int]:
         """Predict and store the validation answers of the task and its diagnostics; how many inputs were cut."""
-        made.model.to(self.accelerator.device).eval()
+        if isinstance(made, Student):
+            made.model.to(self.accelerator.device).eval()
         outcome, truncated = "", {}
         for data in [self.data, *self.diagnostics]:
             name = data.task.name
@@ -296,7 +306,7 @@ class Workbench:
             self.folder.predictions(fit.name, d.task.name).is_file() for d in [self.data, *self.diagnostics]
         )
         answered &= not self._keeps_choices(fit) or self.folder.choices(fit.name).is_file()
-        return answered and (not keep_model or (self._folder_of(fit) / "config.json").is_file())
+        return answered and (not keep_model or is_model(self._folder_of(fit)))
 
     def _shared_entry(self, fit: Fit) -> CacheEntry | None:
         """Where runs share this fit: teachers and baselines only, a student is what a run is for."""
@@ -387,11 +397,14 @@ class Workbench:
 
     def _load_member(self, number: int) -> Teacher:
         files = self._files(number)
-        teacher = Teacher.load(
-            files.name, kind=self.reading.head, labels=self.task.labels, revision=files.revision
+        return Teacher.load(
+            files.name,
+            kind=self.reading.head,
+            labels=self.task.labels,
+            revision=files.revision,
+            precision=self.parts[number].precision,
+            device=self.accelerator.device,
         )
-        teacher.model.to(self.accelerator.device)
-        return teacher
 
     def _new_teacher_model(self, part: MemberRecipe) -> Student:
         head, labels, seed = self.reading.head, self.task.labels, self._seed_of(part)
@@ -414,6 +427,12 @@ class Workbench:
         return train_tokenizer(texts, wanted.train)
 
     def _new_student(self, seed: int) -> Student:
+        student, adapter = self._new_whole_student(seed), self.recipe.student.adapter
+        return (
+            student if adapter is None else student.with_adapter(adapter, kind=self.reading.head, seed=seed)
+        )
+
+    def _new_whole_student(self, seed: int) -> Student:
         wanted, kind, labels = self.recipe.student, self.reading.head, self.task.labels
         if wanted.from_teacher is not None:
             tuned = wanted.from_teacher.weights == "fine_tuned"
@@ -570,6 +589,9 @@ class Workbench:
         start: Any = None if role == "teacher" else asdict(wanted)
         if role != "teacher" and wanted.model is not None:
             start = find_model(wanted.model, wanted.revision).digest, start
+        asked = self.parts if part is None else (part,)
+        # A teacher that is trained here is trained in float32, whatever it teaches in.
+        teaches = role != "baseline" and (part is None or part.train is None)
         facts = {
             "role": role,
             "seed": seed,
@@ -578,6 +600,7 @@ class Workbench:
             "teacher": teacher_key,
             "teacher_model": self._origin(part or self.parts[0]),
             "student": start,
+            "precision": [each.precision for each in asked] if teaches else None,
             "corpus": self.corpus.digests if role != "teacher" and self._trims_vocabulary else None,
             "data": self.data.sha256,
             "diagnostics": [data.sha256 for data in self.diagnostics],
@@ -588,7 +611,13 @@ class Workbench:
             "data_seed": self.recipe.data.seed,
             "devices": self.accelerator.num_processes,
             "versions": {
-                name: importlib.metadata.version(name) for name in ("distill", "torch", "transformers")
+                name: importlib.metadata.version(name)
+                for name in (
+                    "distill",
+                    "torch",
+                    "transformers",
+                    *(("peft",) if start and wanted.adapter else ()),
+                )
             },
         }
         if (

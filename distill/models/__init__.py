@@ -3,8 +3,10 @@
 from distill.models.batch import Batch, Features
 from distill.models.budget import parameter_budget
 from distill.models.dropout import set_dropout
+from distill.models.depth import block_influence, choose_layers, layer_importance, linearity
 from distill.models.layers import evenly_spaced, keep_layers
 from distill.models.prediction import Prediction
+from distill.models.refit import refit_before_dropped
 from distill.models.source import ModelSource, find_model
 from distill.models.student import Student
 from distill.models.teacher import RememberedTeacher, Teacher
@@ -21,6 +23,8 @@ __all__ = [
     "Student",
     "Teacher",
     "Width",
+    "block_influence",
+    "choose_layers",
     "choose_width",
     "evenly_spaced",
     "find_model",
@@ -28,8 +32,11 @@ __all__ = [
     "keep_tokenizer_tokens",
     "keep_tokens",
     "keep_width",
+    "layer_importance",
+    "linearity",
     "measure_activity",
     "needed_tokens",
     "parameter_budget",
+    "refit_before_dropped",
     "set_dropout",
 ]

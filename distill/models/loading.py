@@ -72,6 +72,17 @@ def load_model(
     return model  # type: ignore[no-any-return]
 
 
+def whole_config(source: ModelSource) -> dict[str, Any]:
+    """A model's configuration with what its class adds to the file."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(source.location, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model {source.name}: cannot be loaded ({_first_line(error)})") from error
+    return config.to_dict()  # type: ignore[no-any-return]
+
+
 def model_from_config(
     config: Mapping[str, Any],
     *,

@@ -2,8 +2,8 @@
 
 from distill.models.batch import Batch, Features
 from distill.models.budget import parameter_budget
-from distill.models.dropout import set_dropout
 from distill.models.depth import block_influence, choose_layers, layer_importance, linearity
+from distill.models.dropout import set_dropout
 from distill.models.layers import evenly_spaced, keep_layers
 from distill.models.prediction import Prediction
 from distill.models.refit import refit_before_dropped

@@ -363,9 +363,7 @@ class Workbench:
         source = find_model(wanted.tokenizer) if wanted.tokenizer else self._teacher_source
         return Student.from_config(wanted.config, load_tokenizer(source), kind=kind, labels=labels, seed=seed)
 
-    def _shape_of(
-        self, source: ModelSource, wanted: FromTeacher, used: Iterable[int] | None
-    ) -> FromTeacher:
+    def _shape_of(self, source: ModelSource, wanted: FromTeacher, used: Iterable[int] | None) -> FromTeacher:
         """The recipe's student with the shape that its `target_parameters` leads to, said once."""
         if wanted.target is None:
             return wanted

@@ -35,7 +35,14 @@ SIZES: dict[str, Any] = {
     "pad_token_id": 0,
 }
 GROUPS = {"num_key_value_heads": 2}
-T5 = {"vocab_size": WORDS, "d_model": HIDDEN, "d_kv": 5, "d_ff": NEURONS, "num_layers": LAYERS, "num_heads": HEADS}
+T5 = {
+    "vocab_size": WORDS,
+    "d_model": HIDDEN,
+    "d_kv": 5,
+    "d_ff": NEURONS,
+    "num_layers": LAYERS,
+    "num_heads": HEADS,
+}
 CONFIGS: dict[str, tuple[type[PreTrainedModel], Any]] = {
     "bert": (BertForSequenceClassification, BertConfig(**SIZES, max_position_embeddings=40)),
     "llama": (LlamaForCausalLM, LlamaConfig(**SIZES, **GROUPS, tie_word_embeddings=True)),
@@ -47,7 +54,10 @@ CONFIGS: dict[str, tuple[type[PreTrainedModel], Any]] = {
     "mistral": (MistralForCausalLM, MistralConfig(**SIZES, **GROUPS, head_dim=8)),
     "qwen2": (Qwen2ForCausalLM, Qwen2Config(**SIZES, **GROUPS, tie_word_embeddings=True)),
     "qwen3": (Qwen3ForCausalLM, Qwen3Config(**SIZES, **GROUPS, head_dim=8)),
-    "gpt2": (GPT2LMHeadModel, GPT2Config(vocab_size=WORDS, n_positions=40, n_embd=HIDDEN, n_layer=LAYERS, n_head=4)),
+    "gpt2": (
+        GPT2LMHeadModel,
+        GPT2Config(vocab_size=WORDS, n_positions=40, n_embd=HIDDEN, n_layer=LAYERS, n_head=4),
+    ),
     "t5": (T5ForConditionalGeneration, T5Config(**T5, num_decoder_layers=3)),
     "t5 gated": (
         T5ForConditionalGeneration,

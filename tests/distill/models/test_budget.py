@@ -184,8 +184,14 @@ def test_amounts_are_read():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (BertConfig().to_dict(), r"^must be at least [\d,]+, the parameters of the smallest shape, found 5,000$"),
-        (DistilBertConfig().to_dict(), r"^is for bert, .* teachers whose config says all sizes, found distilbert"),
+        (
+            BertConfig().to_dict(),
+            r"^must be at least [\d,]+, the parameters of the smallest shape, found 5,000$",
+        ),
+        (
+            DistilBertConfig().to_dict(),
+            r"^is for bert, .* teachers whose config says all sizes, found distilbert",
+        ),
     ],
 )
 def test_targets_that_cannot_be_met_are_refused(config, message):

@@ -17,6 +17,7 @@ from distill.models import (
     refit,
     refit_before_dropped,
 )
+
 from .architectures import CONFIGS, LAYERS, logits, made, texts
 
 EVERYTHING = {"layers": tuple(range(LAYERS))}
@@ -35,6 +36,7 @@ def states(model, batch):
     hooks = []
     for part, name in parts:
         for block in model.get_submodule(name):
+
             def see(module, inputs, output, part=part):
                 output = output[0] if isinstance(output, tuple) else output
                 seen[part].append([one[mask[part]].numpy().astype(float) for one in (inputs[0], output)])
@@ -134,9 +136,17 @@ def test_what_matters_most_is_kept_and_of_equals_the_first():
     ("name", "asked", "message"),
     [
         ("llama", {"layers": 5}, r"^student\.from_teacher\.layers: 5 asked for, the teacher has 4$"),
-        ("llama", {"decoder_layers": 2}, r"^student\.from_teacher\.decoder_layers: is for encoder–decoder models"),
+        (
+            "llama",
+            {"decoder_layers": 2},
+            r"^student\.from_teacher\.decoder_layers: is for encoder–decoder models",
+        ),
         ("t5", {"layers": 4}, r"^student\.from_teacher\.layers: 4 asked for, the teacher has 3$"),
-        ("t5", {"decoder_layers": (1, 3)}, r"decoder_layers: layer 3 asked for, the teacher's layers are 0 to 2$"),
+        (
+            "t5",
+            {"decoder_layers": (1, 3)},
+            r"decoder_layers: layer 3 asked for, the teacher's layers are 0 to 2$",
+        ),
     ],
 )
 def test_layers_that_are_not_there_are_refused(name, asked, message):
@@ -146,7 +156,9 @@ def test_layers_that_are_not_there_are_refused(name, asked, message):
 
 def test_too_few_tokens_for_linearity_are_refused():
     model = made("llama")
-    with pytest.raises(ModelError, match=r"choose: linearity needs 240 tokens of .* found 21; take block_influence"):
+    with pytest.raises(
+        ModelError, match=r"choose: linearity needs 240 tokens of .* found 21; take block_influence"
+    ):
         linearity(model, [texts(model)])
     with pytest.raises(ModelError, match="no text to measure layers on"):
         block_influence(model, [])
@@ -169,7 +181,13 @@ def test_a_t5_without_its_first_layers_keeps_their_position_biases(tmp_path):
 
 
 def test_a_bart_loses_layers_of_both_stacks(tmp_path):
-    config = {"vocab_size": 60, "d_model": 16, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8, "max_position_embeddings": 40}
+    config = {
+        "vocab_size": 60,
+        "d_model": 16,
+        "encoder_ffn_dim": 8,
+        "decoder_ffn_dim": 8,
+        "max_position_embeddings": 40,
+    }
     heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "pad_token_id": 0}
     model = BartForConditionalGeneration(BartConfig(**config, **heads, encoder_layers=4, decoder_layers=3))
     student = keep_layers(model, **choose_layers(model, 2))
@@ -232,7 +250,9 @@ def test_nothing_dropped_nothing_fitted_and_no_hook_stays(tmp_path):
     model = made("llama")
     batches = [texts(model)]
     assert refit_before_dropped(model, EVERYTHING, batches) == {}
-    assert refit_before_dropped(model, {"layers": (1, 2, 3)}, batches) == {}  # nothing stands before the first
+    assert (
+        refit_before_dropped(model, {"layers": (1, 2, 3)}, batches) == {}
+    )  # nothing stands before the first
     made_new = refit_before_dropped(model, {"layers": (0, 2)}, batches)
     assert [name.split(".")[2] for name in made_new] == ["0", "2"]
     assert not any(len(one._forward_hooks) + len(one._forward_pre_hooks) for one in model.modules())

@@ -139,9 +139,12 @@ def test_activity_is_the_mean_over_real_tokens(name):
     norms = []
     for module_name, module in model.named_modules():
         if type(module).__name__ in ("LlamaRMSNorm", "Qwen3RMSNorm", "T5LayerNorm") and not module_name.endswith(("q_norm", "k_norm")):  # fmt: skip
-            def see(module, inputs, output, decoder=module_name.startswith("decoder")):
-                target = batch.inputs.get("decoder_input_ids")
-                mask = (target != 0) | (torch.arange(target.shape[1]) == 0) if decoder else real
+
+            def see(module, inputs, output, name=module_name):
+                mask = real
+                if name.startswith("decoder"):
+                    target = batch.inputs["decoder_input_ids"]
+                    mask = (target != 0) | (torch.arange(target.shape[1]) == 0)
                 norms.append(output[mask].abs().mean(0))
 
             module.register_forward_hook(see)

@@ -289,7 +289,9 @@ MALFORMED: list[tuple[str, str | bytes, list[str]]] = [
     (
         "the first of everything",
         changed("    layers: 2", "    layers: 2\n    keep: first"),
-        ["7:5: student.from_teacher.keep: is only for a narrower student; give hidden, heads or intermediate"],
+        [
+            "7:5: student.from_teacher.keep: is only for a narrower student; give hidden, heads or intermediate"
+        ],
     ),
     (
         "a choice of listed layers",

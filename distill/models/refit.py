@@ -38,6 +38,7 @@ LAST_LINEAR = (
     ("layer.2.DenseReluDense.wo", None),
     ("output.dense", "output.LayerNorm"),
 )
+# Of 0.01, 0.1, 1 and 4 the nearest to the teacher: SmolLM2-135M without 6 of its 30 layers, 6,144 tokens.
 RIDGE = 1.0
 
 
@@ -62,8 +63,8 @@ def refit_before_dropped(
 
     Layer by layer from the first, the student so far and the whole model read the texts; the weights of the layer's
     last linear map are changed so that its output comes closest to the output of the last dropped layer:
-    min over Δ of Σ over tokens ‖(y + Δ a) − y*‖² / ‖y*‖² + λ ‖Δ‖², y the student's output, y* the whole model's, λ a
-    hundredth of the mean diagonal of Σ a aᵀ / ‖y*‖², with a constant in a where the map has a bias. Errors that came
+    min over Δ of Σ over tokens ‖(y + Δ a) − y*‖² / ‖y*‖² + λ ‖Δ‖², y the student's output, y* the whole model's, λ the
+    mean of the diagonal of Σ a aᵀ / ‖y*‖², with a constant in a where the map has a bias. Errors that came
     in earlier are so corrected too. Where the layer ends in a norm (BERT), the map is fitted to what the last dropped
     layer's norm read, and takes that norm's weights. Layers dropped before the first kept one have no host.
 

@@ -25,6 +25,7 @@ from .shape import (
     cut_config,
     width_mistakes,
 )
+from .wording import FieldMistakes
 
 
 @dataclass(frozen=True)
@@ -196,14 +197,14 @@ def fitted(config: Mapping[str, Any], cut: FromTeacher) -> FromTeacher:
         cut: what the recipe says.
 
     Raises:
-        ValueError: says in words what the recipe's `target_parameters` must be.
+        FieldMistakes: of `target_parameters`.
     """
     target = cut.target
     if target is None:
         return cut
     whole = budget_of(config)
     if whole is None:
-        raise ValueError(
+        raise _mistaken(
             f"is for {', '.join((*NARROWED, 'gpt2'))} teachers whose config says all sizes, "
             f"found {config.get('model_type')}; give layers and widths"
         )
@@ -217,10 +218,12 @@ def fitted(config: Mapping[str, Any], cut: FromTeacher) -> FromTeacher:
             if best is None or score > best[0]:
                 best = score, filled
     if best is None:
-        raise ValueError(
-            f"must be at least {least:,}, the parameters of the smallest shape, found {target:,}"
-        )
+        raise _mistaken(f"must be at least {least:,}, the parameters of the smallest shape, found {target:,}")
     return replace(cut, target_parameters=None, **best[1]._asdict())
+
+
+def _mistaken(message: str) -> FieldMistakes:
+    return FieldMistakes([(("target_parameters",), message)])
 
 
 def _shapes(config: Mapping[str, Any], cut: FromTeacher) -> Iterator[Shape]:
@@ -283,7 +286,7 @@ def planned_shape(recipe: Recipe) -> FromTeacher | None:
     With `vocabulary: corpus` the training texts decide how much is left for layers: not known here.
 
     Raises:
-        ValueError: no shape has so few parameters.
+        FieldMistakes: no shape has so few parameters.
     """
     cut = recipe.student.from_teacher
     teacher = local_config(recipe.teacher.for_task(recipe.data.tasks[0]))

@@ -270,8 +270,9 @@ class FromTeacher:
         decoder_layers: The same for the decoder of an encoder–decoder teacher. Default: as `layers`.
         choose: Which layers a number of them keeps: "even" (evenly spaced with the first and the last kept),
             "block_influence" (drop those that turn the hidden state least: ShortGPT) or "linearity" (drop those
-            whose contribution is most nearly a linear map of their input: Secretly Linear; best with `dropped`
-            linear). Measured on 1,024 training examples. Default "even".
+            whose contribution is most nearly a linear map of their input: Secretly Linear). The last two hold on to
+            no layer for its place; a linear layer may do much, so look at where a student without it starts.
+            Measured on 1,024 training examples. Default "even".
         dropped: What becomes of dropped layers: they are "left_out", or the last feed-forward map of the layer
             before them is fitted in least squares, on the same examples, to add what they would have added as far
             as that is linear ("linear"). Default "left_out".

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath, PureWindowsPath
 from .budget import budget_of, fitted, local_config
 from .schema import TASK_NAMES, DataRecipe, StudentRecipe, TeacherRecipe
 from .shape import width_mistakes
-from .wording import Mistake, Place
+from .wording import FieldMistakes, Mistake, Place
 
 
 def data_mistakes(data: DataRecipe) -> list[Mistake]:
@@ -58,8 +58,8 @@ def shape_mistakes(student: StudentRecipe, teacher: TeacherRecipe, data: DataRec
     if cut.vocabulary == "teacher":
         try:
             fitted(config, cut)
-        except ValueError as error:
-            return [((*place, "target_parameters"), str(error))]
+        except FieldMistakes as error:
+            return [((*place, *field), message) for field, message in error.mistakes]
     return []
 
 

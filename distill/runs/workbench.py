@@ -374,7 +374,7 @@ class Workbench:
             try:
                 self._shape = fitted(config, wanted)
             except ValueError as error:
-                raise ModelError(f"student.from_teacher.target_parameters: {error}") from None
+                raise ModelError(f"student.from_teacher.{error}") from None
             self.progress.say(f"student-{self.task.name}: {self._shape.shape_as_text()}")
         return self._shape
 

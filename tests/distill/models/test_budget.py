@@ -186,11 +186,11 @@ def test_amounts_are_read():
     [
         (
             BertConfig().to_dict(),
-            r"^must be at least [\d,]+, the parameters of the smallest shape, found 5,000$",
+            r"^target_parameters: must be at least [\d,]+, the parameters of the smallest shape, found 5,000$",
         ),
         (
             DistilBertConfig().to_dict(),
-            r"^is for bert, .* teachers whose config says all sizes, found distilbert",
+            r"^target_parameters: is for bert, .* teachers whose config says all sizes, found distilbert",
         ),
     ],
 )

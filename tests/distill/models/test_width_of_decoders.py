@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from transformers import (
@@ -14,7 +16,16 @@ from transformers import (
 )
 
 from distill.errors import ModelError
-from distill.models import Activity, Width, choose_width, keep_layers, keep_width, measure_activity
+from distill.models import (
+    Activity,
+    Student,
+    Width,
+    choose_width,
+    keep_layers,
+    keep_width,
+    measure_activity,
+    refit_before_dropped,
+)
 
 from .architectures import CONFIGS, HEADS, HIDDEN, LAYERS, NEURONS, SIZES, logits, made, texts
 
@@ -194,3 +205,41 @@ def test_a_gemma_is_refused():
     model = GemmaForCausalLM(GemmaConfig(**SIZES, head_dim=8, num_key_value_heads=2))
     with pytest.raises(ModelError, match="found gemma"):
         choose_width(model, 12, None)
+
+
+def test_the_provenance_of_a_composed_decoder_names_the_teachers_parts(tokenizer, tmp_path):
+    """Layers by importance, one refitted, narrower: every weight but the refitted one is where provenance says."""
+    torch.manual_seed(1)
+    model = LlamaForSequenceClassification(LlamaConfig(**SIZES, num_key_value_heads=2)).eval()
+    model.save_pretrained(tmp_path / "teacher")
+    tokenizer.save_pretrained(tmp_path / "teacher")
+    batches = [texts(model, seed=seed) for seed in range(3)]
+    importance = {"layers": torch.tensor([3.0, 1, 2, 4])}
+    student = Student.from_teacher(
+        str(tmp_path / "teacher"),
+        layers=3,
+        importance=importance,
+        refitted=refit_before_dropped(model, {"layers": (0, 2, 3)}, batches),
+        kind="classification",
+        labels=("no", "yes"),
+        hidden=12,
+        heads=2,
+        intermediate=8,
+        activity=measure_activity(model, batches),
+    )
+    student.save(tmp_path / "student")
+    said = json.loads((tmp_path / "student" / "provenance.json").read_text())
+    assert said["layers"] == [0, 2, 3]
+    assert said["refitted"] == ["model.layers.0.mlp.down_proj.weight"]
+    theirs, ours = model.state_dict(), student.model.state_dict()
+    width = Width(tuple(said["channels"]), tuple(said["heads"]), tuple(said["neurons"]))
+    for key, tensor in ours.items():
+        if ".layers." not in key:
+            assert torch.equal(tensor, theirs[key][..., said["channels"]]), key
+            continue
+        place = int(key.split(".")[2])
+        source = key.replace(f".{place}.", f".{said['layers'][place]}.", 1)
+        groups = sorted({head // 2 for head in said["heads"][place]})
+        same = torch.equal(tensor, expected(theirs, source, width, place, groups, 6))
+        assert same == (source not in said["refitted"]), key
+    assert student.start["refitted"] == 1

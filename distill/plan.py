@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from distill.recipe import MemberRecipe, Recipe
-from distill.recipe.budget import Budget, planned_budgets
+from distill.recipe import FromTeacher, MemberRecipe, Recipe
+from distill.recipe.budget import Budget, planned_budgets, planned_shape
 from distill.tasks import TASKS
 
 
@@ -19,11 +19,13 @@ class Plan:
         tasks: per task the examples and the optimizer steps of teacher and student; None where the data is on
             the hub and was not looked at.
         parameters: of teacher and student, without a task's classifier; None where no file here tells.
+        shape: the student's, where `target_parameters` and the files here lead to one.
     """
 
     recipe: Recipe
     tasks: dict[str, dict[str, int | None]]
     parameters: dict[str, Budget | None]
+    shape: FromTeacher | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for `--json`."""
@@ -39,6 +41,7 @@ class Plan:
                 role: None if budget is None else budget.as_dict() for role, budget in self.parameters.items()
             },
             "parameters_are_upper_bound": self._trims_vocabulary,
+            "shape": None if self.shape is None else self.shape.shape_as_dict(),
             "tasks": self.tasks,
         }
 
@@ -87,6 +90,10 @@ class Plan:
             ratio = "" if teacher is None else f", {student.total / teacher.total:.2f} of the teacher's"
             trimmed = "; the training texts decide how many tokens it keeps" if bound else ""
             lines.append(f"  student  {bound}{student.as_text()}{ratio}{trimmed}")
+        if self.shape is not None:
+            lines.append(f"           {self.shape.shape_as_text()}")
+        elif (cut := self.recipe.student.from_teacher) is not None and cut.target is not None:
+            lines.append(f"  student  at most {cut.target / 1e6:.2f} M parameters; the run finds the shape")
         return lines
 
     @property
@@ -129,4 +136,4 @@ def plan(recipe: Recipe) -> Plan:
             ),
             "student_steps": total_steps(recipe.train.for_task(name), len(training)),
         }
-    return Plan(recipe, tasks, planned_budgets(recipe))
+    return Plan(recipe, tasks, planned_budgets(recipe), planned_shape(recipe))

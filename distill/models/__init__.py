@@ -2,11 +2,13 @@
 
 from distill.models.batch import Batch, DataSet, Features
 from distill.models.budget import parameter_budget
+from distill.models.depth import block_influence, choose_layers, layer_importance, linearity
 from distill.models.dropout import set_dropout
 from distill.models.ensemble import EnsembleTeacher
 from distill.models.layers import evenly_spaced, keep_layers
 from distill.models.new_tokenizer import train_tokenizer
 from distill.models.prediction import Prediction, SparsePrediction
+from distill.models.refit import refit_before_dropped
 from distill.models.sequences import MaskedTokens, NextTokens, TargetTokens
 from distill.models.source import ModelSource, find_model
 from distill.models.student import Student
@@ -30,6 +32,8 @@ __all__ = [
     "TargetTokens",
     "Teacher",
     "Width",
+    "block_influence",
+    "choose_layers",
     "choose_width",
     "evenly_spaced",
     "find_model",
@@ -37,9 +41,12 @@ __all__ = [
     "keep_tokenizer_tokens",
     "keep_tokens",
     "keep_width",
+    "layer_importance",
+    "linearity",
     "measure_activity",
     "needed_tokens",
     "parameter_budget",
+    "refit_before_dropped",
     "set_dropout",
     "train_tokenizer",
 ]

@@ -135,6 +135,17 @@ def _load_on_base(
     return load_adapter(model, source.location, source.name, merge=quantization is None)
 
 
+def whole_config(source: ModelSource) -> dict[str, Any]:
+    """A model's configuration with what its class adds to the file."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(source.location, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model {source.name}: cannot be loaded ({_first_line(error)})") from error
+    return config.to_dict()  # type: ignore[no-any-return]
+
+
 def model_from_config(
     config: Mapping[str, Any],
     *,

@@ -10,7 +10,8 @@ from distill.errors import ModelError
 from distill.losses import Vocabularies
 from distill.models.adapter import adapt, is_adapted, is_mergeable, merged, save_adapter
 from distill.models.batch import Batch
-from distill.models.layers import choose_layers, keep_layers
+from distill.models.depth import Layers, choose_layers
+from distill.models.layers import keep_layers, rows_of
 from distill.models.loading import HeadKind, load_model, load_tokenizer, model_from_config, quiet_transformers
 from distill.models.prediction import Prediction
 from distill.models.recording import model_shape, run, token_weights
@@ -21,6 +22,7 @@ from distill.models.width import Activity, choose_width, keep_width
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from distill.losses import ModelShape, Wanted
@@ -38,7 +40,10 @@ class Student:
         provenance: which of the teacher's parts each of its own started from, or the model it was loaded from.
             Written beside the weights. `{"teacher": …, "layers": [0, 2, 5]}`: its layer 1 was the teacher's 2. Where
             some were left out also `"tokens": [0, 100, …]`, `"channels": [1, 2, 5, …]` of the hidden states, and
-            `"heads": [[0, 3], …]` and `"neurons": [[4, …], …]` with a list for each of its own layers.
+            `"heads": [[0, 3], …]` and `"neurons": [[4, …], …]` with a list for each of its own layers. An
+            encoder–decoder model's `"decoder_layers"` stand beside the encoder's `"layers"`, and its heads and neurons
+            are of the encoder's layers, then the decoder's. `"refitted"` names the teacher's weights that were fitted
+            anew to stand in for dropped layers.
             `"adapter"`: what alone was trained, see `with_adapter`.
     """
 
@@ -58,11 +63,15 @@ class Student:
         cls,
         source: ModelSource | str,
         *,
-        layers: int | tuple[int, ...],
+        layers: Layers = None,
+        decoder_layers: Layers = None,
+        importance: Mapping[str, Tensor] | None = None,
+        refitted: Mapping[str, Tensor] | None = None,
         kind: HeadKind,
         labels: tuple[str, ...],
         seed: int = 0,
         hidden: int | None = None,
+        heads: int | None = None,
         intermediate: int | None = None,
         activity: Activity | None = None,
         used_tokens: Iterable[int] | None = None,
@@ -71,11 +80,18 @@ class Student:
 
         Args:
             source: the teacher's files.
-            layers: how many, evenly spaced, or which.
+            layers: how many, or which; None keeps all. Of an encoder–decoder model the encoder's, and the decoder's
+                where nothing else is said of these.
+            decoder_layers: the same for an encoder–decoder model's decoder.
+            importance: of the teacher's layers: a number of them are the most important (`layer_importance`). None
+                spaces them evenly.
+            refitted: weights of the teacher's layers before dropped ones, by name, that take their own weights' place
+                (`refit_before_dropped`).
             kind: the head the task needs.
             labels: the task's labels.
             seed: of a new classifier's weights.
             hidden: channels of the hidden states; attention heads keep their size. None keeps all.
+            heads: attention heads of each layer, where these do not follow from `hidden`. None keeps all.
             intermediate: neurons of each layer's feed-forward network. None keeps all.
             activity: of the teacher's parts, which are then ranked by it (`measure_activity`). None keeps the first.
             used_tokens: ids of the teacher's tokens that the student must read: it keeps these, the special tokens
@@ -87,15 +103,20 @@ class Student:
         """
         source = find_model(source) if isinstance(source, str) else source
         whole = _load_plain(source, kind, labels, seed)
-        kept = choose_layers(whole, layers)
-        provenance = {"teacher": source.name, "teacher_digest": source.digest, "layers": list(kept)}
-        if hidden is not None or intermediate is not None:
-            width = choose_width(whole, hidden, intermediate, activity)
+        kept = choose_layers(whole, layers, decoder_layers, importance)
+        provenance: dict[str, Any] = {"teacher": source.name, "teacher_digest": source.digest}
+        provenance |= {part: list(chosen) for part, chosen in kept.items()}
+        if refitted:
+            provenance["refitted"] = sorted(refitted)
+            whole.load_state_dict(dict(refitted), strict=False)
+        if (hidden, heads, intermediate) != (None, None, None):
+            width = choose_width(whole, hidden, intermediate, activity, heads)
+            own = rows_of(whole, kept)
             whole = keep_width(whole, width)
             provenance["channels"] = list(width.channels)
-            provenance["heads"] = [list(width.heads[layer]) for layer in kept]
-            provenance["neurons"] = [list(width.neurons[layer]) for layer in kept]
-        model, tokenizer = keep_layers(whole, kept), load_tokenizer(source)
+            provenance["heads"] = [list(width.heads[layer]) for layer in own]
+            provenance["neurons"] = [list(width.neurons[layer]) for layer in own]
+        model, tokenizer = keep_layers(whole, **kept), load_tokenizer(source)
         if used_tokens is not None:
             tokens = needed_tokens(tokenizer, used_tokens)
             model, tokenizer = keep_tokens(model, tokens), keep_tokenizer_tokens(tokenizer, tokens)
@@ -198,7 +219,8 @@ class Student:
         """The provenance in few words: of tokens, channels, heads and neurons (a layer) only how many there are."""
         whole = {part: self.provenance[part] for part in ("tokens", "channels") if part in self.provenance}
         a_layer = {part: self.provenance[part][0] for part in ("heads", "neurons") if part in self.provenance}
-        return {**self.provenance, **{part: len(kept) for part, kept in (whole | a_layer).items()}}
+        refitted = {"refitted": self.provenance["refitted"]} if "refitted" in self.provenance else {}
+        return {**self.provenance, **{part: len(kept) for part, kept in (whole | a_layer | refitted).items()}}
 
     def __call__(self, batch: Batch, wanted: Wanted | None = None) -> Prediction:
         """Logits for a batch and the wanted activations, differentiable while the model is in training mode."""

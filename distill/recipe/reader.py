@@ -237,7 +237,7 @@ def _surroundings_mistakes(sections: _Sections) -> list[Mistake]:
     if sections.student is not None:
         mistakes += surroundings.student_mistakes(sections.student)
         if sections.teacher is not None:
-            mistakes += surroundings.width_mistakes(sections.student, sections.teacher, sections.data)
+            mistakes += surroundings.shape_mistakes(sections.student, sections.teacher, sections.data)
     return mistakes
 
 

@@ -7,9 +7,10 @@ import importlib.util
 import os
 from pathlib import PurePosixPath, PureWindowsPath
 
-from .budget import budget_of, local_config
+from .budget import budget_of, fitted, local_config
 from .schema import TASK_NAMES, DataRecipe, StudentRecipe, TeacherRecipe
-from .wording import Mistake, Place
+from .shape import width_mistakes
+from .wording import FieldMistakes, Mistake, Place
 
 
 def data_mistakes(data: DataRecipe) -> list[Mistake]:
@@ -64,30 +65,26 @@ def student_mistakes(student: StudentRecipe) -> list[Mistake]:
     return mistakes
 
 
-def width_mistakes(student: StudentRecipe, teacher: TeacherRecipe, data: DataRecipe | None) -> list[Mistake]:
-    """Widths that the teacher's config.json, where it is here, does not allow."""
+def shape_mistakes(student: StudentRecipe, teacher: TeacherRecipe, data: DataRecipe | None) -> list[Mistake]:
+    """Widths and a number of parameters that the teacher's config.json, where it is here, does not allow."""
     cut = student.from_teacher
-    if cut is None or not cut.is_narrower:
+    if cut is None or not (cut.is_narrower or cut.target is not None):
         return []
     tasks = data.tasks if data is not None else TASK_NAMES
     config = local_config(teacher.parts[0].for_task(tasks[0]))
     if config is None or budget_of(config) is None:
         return []  # loading the model says why
-    mistakes: list[Mistake] = []
     place = ("student", "from_teacher")
-    for field, size in (("hidden", "hidden_size"), ("intermediate", "intermediate_size")):
-        asked = getattr(cut, field)
-        if asked is not None and asked > config[size]:
-            mistakes.append(((*place, field), f"must be at most the teacher's {config[size]}, found {asked}"))
-    head = config["hidden_size"] // config["num_attention_heads"]
-    if cut.hidden is not None and cut.hidden % head and cut.hidden <= config["hidden_size"]:
-        mistakes.append(
-            (
-                (*place, "hidden"),
-                f"must be a multiple of {head}, the size of the teacher's attention heads, found {cut.hidden}",
-            )
-        )
-    return mistakes
+    if cut.is_narrower:
+        found = width_mistakes(config, cut.hidden, cut.intermediate, cut.heads)
+        if found:
+            return [((*place, *([field] if field else [])), message) for field, message in found]
+    if cut.vocabulary == "teacher":
+        try:
+            fitted(config, cut)
+        except FieldMistakes as error:
+            return [((*place, *field), message) for field, message in error.mistakes]
+    return []
 
 
 def _model_mistakes(place: Place, model: str) -> list[Mistake]:

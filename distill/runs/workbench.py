@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -22,23 +22,29 @@ from distill.evaluation import added, size, task_score
 from distill.losses import Ensemble, Labels, Total
 from distill.models import (
     Activity,
+    Batch,
     DataSet,
     EnsembleTeacher,
     ModelSource,
     RememberedTeacher,
     Student,
     Teacher,
+    choose_layers,
     find_model,
+    layer_importance,
     measure_activity,
+    needed_tokens,
     parameter_budget,
+    refit_before_dropped,
     train_tokenizer,
 )
 from distill.models.adapter import adapter_config
-from distill.models.loading import load_model, load_tokenizer
+from distill.models.loading import load_model, load_tokenizer, whole_config
 from distill.models.source import is_model
 from distill.models.teacher import weights_precision
 from distill.models.width import check_width
-from distill.recipe import MemberRecipe, NewTokenizer, Recipe, TrainRecipe
+from distill.recipe import FromTeacher, MemberRecipe, NewTokenizer, Recipe, TrainRecipe
+from distill.recipe.budget import fitted
 from distill.run_folder import Role, RunFolder, fit_name, read_json, write_json
 from distill.runs.cache import RECORD, CacheEntry
 from distill.runs.corpus import Corpus, name_of
@@ -48,7 +54,7 @@ from distill.tasks import Answer, Task, TaskData, write_predictions
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import Tensor
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from distill.progress import Progress
 
@@ -110,7 +116,10 @@ class Workbench:
         self._features: dict[str, DataSet] = {}
         self._remembered: RememberedTeacher | None = None
         self._running: Teacher | EnsembleTeacher | None = None
+        self._shape: FromTeacher | None = None
         self._activity: Activity | None = None
+        self._importance: dict[str, Tensor] | None = None
+        self._refitted: dict[str, Tensor] | None = None
         # Before a teacher is trained for an hour.
         for part in self.parts:
             weights_precision(part.precision, accelerator.device)
@@ -438,12 +447,17 @@ class Workbench:
             tuned = wanted.from_teacher.weights == "fine_tuned"
             source = self._files(0) if tuned else self._source(self.parts[0])
             used = self.corpus.tokens(load_tokenizer(source)) if self._trims_vocabulary else None
+            cut = self._shape_of(source, wanted.from_teacher, used)
             return Student.from_teacher(
                 source,
-                layers=wanted.from_teacher.layers,
-                hidden=wanted.from_teacher.hidden,
-                intermediate=wanted.from_teacher.intermediate,
-                activity=self._activity_of(source) if wanted.from_teacher.is_narrower else None,
+                layers=cut.layers,
+                decoder_layers=cut.decoder_layers,
+                importance=self._importance_of(source, cut),
+                refitted=self._refitted_of(source, cut),
+                hidden=cut.hidden,
+                heads=cut.heads,
+                intermediate=cut.intermediate,
+                activity=self._activity_of(source, cut) if cut.is_narrower else None,
                 kind=kind,
                 labels=labels,
                 seed=seed,
@@ -459,21 +473,63 @@ class Workbench:
             wanted.config, self._tokenizer(wanted.tokenizer), kind=kind, labels=labels, seed=seed
         )
 
-    def _activity_of(self, source: ModelSource) -> Activity | None:
+    def _shape_of(self, source: ModelSource, wanted: FromTeacher, used: Iterable[int] | None) -> FromTeacher:
+        """The recipe's student with the shape that its `target_parameters` leads to, said once."""
+        if wanted.target is None:
+            return wanted
+        if self._shape is None:
+            config = whole_config(source)
+            if used is not None:
+                config["vocab_size"] = len(needed_tokens(load_tokenizer(source), used))
+            try:
+                self._shape = fitted(config, wanted)
+            except ValueError as error:
+                raise ModelError(f"student.from_teacher.{error}") from None
+            self.progress.say(f"student-{self.task.name}: {self._shape.shape_as_text()}")
+        return self._shape
+
+    def _activity_of(self, source: ModelSource, cut: FromTeacher) -> Activity | None:
         """What the channels, heads and neurons of the teacher's files do on training examples, measured once."""
-        wanted = self.recipe.student.from_teacher
-        if wanted is None or wanted.keep == "first":
+        if cut.keep == "first":
             return None
         if self._activity is None:
-            model = load_model(source, kind=self.reading.head, labels=self.task.labels, seed=0)
-            check_width(model, wanted.hidden, wanted.intermediate)  # before the work, not after it
-            features = self._training_for(Student(model, load_tokenizer(source)))
-            step = -(-len(features) // CALIBRATION_EXAMPLES)
-            chosen = sorted(range(0, len(features), step), key=lambda index: features.lengths[index])
-            size = self.recipe.train.per_device_eval_batch_size
-            batches = (features.batch(chosen[start : start + size]) for start in range(0, len(chosen), size))
-            self._activity = measure_activity(model.to(self.accelerator.device), batches)
+            model = self._model_to_measure(source)
+            check_width(model, cut.hidden, cut.intermediate, cut.heads)  # before the work, not after it
+            self._activity = measure_activity(model, self._calibration(model, source))
         return self._activity
+
+    def _importance_of(self, source: ModelSource, cut: FromTeacher) -> dict[str, Tensor] | None:
+        """How much the layers of the teacher's files matter on training examples, measured once."""
+        if cut.choose == "even":
+            return None
+        if self._importance is None:
+            model = self._model_to_measure(source)
+            choose_layers(model, cut.layers, cut.decoder_layers)  # before the work, not after it
+            self._importance = layer_importance(model, self._calibration(model, source), cut.choose)
+        return self._importance
+
+    def _refitted_of(self, source: ModelSource, cut: FromTeacher) -> dict[str, Tensor] | None:
+        """What stands in for dropped layers of the teacher's files, fitted once."""
+        if cut.dropped == "left_out":
+            return None
+        if self._refitted is None:
+            model = self._model_to_measure(source)
+            kept = choose_layers(model, cut.layers, cut.decoder_layers, self._importance_of(source, cut))
+            self._refitted = refit_before_dropped(model, kept, list(self._calibration(model, source)))
+        return self._refitted
+
+    def _model_to_measure(self, source: ModelSource) -> PreTrainedModel:
+        model = load_model(source, kind=self.reading.head, labels=self.task.labels, seed=0)
+        model.to(self.accelerator.device)
+        return model
+
+    def _calibration(self, model: PreTrainedModel, source: ModelSource) -> Iterator[Batch]:
+        """Up to 1,024 training examples, spread over all of them, the short ones first."""
+        features = self._training_for(Student(model, load_tokenizer(source)))
+        step = -(-len(features) // CALIBRATION_EXAMPLES)
+        chosen = sorted(range(0, len(features), step), key=lambda index: features.lengths[index])
+        size = self.recipe.train.per_device_eval_batch_size
+        return (features.batch(chosen[start : start + size]) for start in range(0, len(chosen), size))
 
     @property
     def _trims_vocabulary(self) -> bool:

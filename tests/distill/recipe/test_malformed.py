@@ -137,7 +137,7 @@ MALFORMED: list[tuple[str, str | bytes, list[str]]] = [
         "nothing like any key",
         changed("    layers: 2", "    layers: 2\n    zzz: 1"),
         [
-            "7:5: student.from_teacher.zzz: is not a key here; the keys are layers, weights, vocabulary, hidden, intermediate, keep"
+            "7:5: student.from_teacher.zzz: is not a key here; the keys are layers, decoder_layers, choose, dropped, target_parameters, weights, vocabulary, hidden, heads, intermediate, keep"
         ],
     ),
     ("an empty key", added(": 1\n"), ["12:1: has a ':' without a key before it"]),
@@ -149,8 +149,8 @@ MALFORMED: list[tuple[str, str | bytes, list[str]]] = [
     ),
     (
         "a missing nested key",
-        changed("    layers: 2", "    weights: pretrained"),
-        ["5:3: student.from_teacher.layers: is missing"],
+        changed("  model: org/teacher-{task}", "  revision: main"),
+        ["2:1: teacher.model: is missing"],
     ),
     # types
     (
@@ -289,7 +289,29 @@ MALFORMED: list[tuple[str, str | bytes, list[str]]] = [
     (
         "the first of everything",
         changed("    layers: 2", "    layers: 2\n    keep: first"),
-        ["7:5: student.from_teacher.keep: is only for a narrower student; give hidden or intermediate"],
+        [
+            "7:5: student.from_teacher.keep: is only for a narrower student; give hidden, heads or intermediate"
+        ],
+    ),
+    (
+        "a choice of listed layers",
+        changed("layers: 2", "layers: [0, 2]\n    choose: linearity"),
+        ["7:5: student.from_teacher.choose: is for a number of layers; give layers: N"],
+    ),
+    (
+        "a stand-in for nothing",
+        changed("layers: 2", "dropped: linear"),
+        ["6:5: student.from_teacher.dropped: is for a student with fewer layers; give layers"],
+    ),
+    (
+        "an amount in words",
+        changed("layers: 2", "target_parameters: ten million"),
+        ["6:5: student.from_teacher.target_parameters: must be an amount such as 10M, 0.5B or 300k, found"],
+    ),
+    (
+        "a target with nothing to find",
+        changed("layers: 2", "layers: 2\n    hidden: 4\n    intermediate: 8\n    target_parameters: 10M"),
+        ["9:5: student.from_teacher.target_parameters: leaves nothing to find beside layers"],
     ),
     ("a negative seed", added("seeds: [-1]\n"), ["12:9: seeds.0: must be at least 0, found -1"]),
     ("no seeds", added("seeds: []\n"), ["12:1: seeds: must be given something"]),

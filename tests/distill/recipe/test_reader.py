@@ -117,6 +117,8 @@ students = st.builds(
         vocabulary=st.sampled_from(["teacher", "corpus"]),
         hidden=st.none() | st.integers(1, 4096),
         intermediate=st.integers(1, 4096),
+        heads=st.none() | st.integers(1, 64),
+        dropped=st.sampled_from(["left_out", "linear"]),
         keep=st.sampled_from(["most_active", "first"]),
     ),
 ) | st.builds(

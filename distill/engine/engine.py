@@ -9,16 +9,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from distill.alignment import align_activations, align_classes
+from distill.alignment import SharedHead, align_activations, align_classes
 from distill.engine.batches import Plan, check_groups, epoch_batches, total_steps
 from distill.engine.checkpoint import latest_checkpoint, save_checkpoint
+from distill.engine.comparison import Comparison
 from distill.engine.optimizer import make_optimizer, optimizer_tensors, restore_optimizer
 from distill.engine.random_state import random_tensors, restore_random
 from distill.errors import CheckpointError, NumericsError, RecipeError
@@ -34,6 +35,14 @@ if TYPE_CHECKING:
     from distill.losses import Evaluation
 
 
+@dataclass(frozen=True)
+class Part:
+    """Terms of the loss, and the rows of one forward pass that they see."""
+
+    terms: Total
+    rows: Rows
+
+
 class Engine:
     """Trains one student with one loss on one data set.
 
@@ -47,6 +56,8 @@ class Engine:
         train: optimizer, schedule, batch sizes and precision.
         teacher: called on every batch; needed when a term of the loss compares with one, and a `Teacher` when a term
             compares what the models compute inside.
+        comparison: how to compare with a teacher that has other tokens; `features` are then its `own`. None: both
+            read the same tokens.
         seed: decides the order of the examples and the dropout masks.
         checkpoints: folder to save to and to continue from; None neither saves nor continues.
         owner: what identifies this training; a checkpoint of another owner is refused.
@@ -73,6 +84,7 @@ class Engine:
         train: TrainRecipe,
         *,
         teacher: Callable[[Batch], Prediction | SparsePrediction] | None = None,
+        comparison: Comparison | None = None,
         seed: int = 0,
         checkpoints: Path | None = None,
         owner: str = "",
@@ -88,6 +100,7 @@ class Engine:
         self.accelerator = accelerator
         self.student = student
         self.teacher = teacher
+        self.comparison = comparison
         self.loss = loss if isinstance(loss, Total) else Total(terms=(loss,))
         self.features = features
         self.train = train
@@ -133,8 +146,9 @@ class Engine:
         student.model, self.optimizer = accelerator.prepare(student.model, optimizer)
         self._autocast = _wants_bf16(train, accelerator.device)
         self._sums: dict[str, Tensor] = {}
-        self._weight = torch.zeros((), device=accelerator.device)
+        self._weights: dict[str, Tensor] = {}
         self._resumed = False
+        self._told_of_padding = False
 
     def _build_projections(self) -> torch.nn.ModuleDict:
         self.models: ModelPair | None = None
@@ -204,17 +218,23 @@ class Engine:
         micro_batches = self.plan.micro_batches(batch, self.accelerator.process_index)
         finite = torch.ones((), dtype=torch.bool, device=self.accelerator.device)
         totals: dict[str, Tensor] = {}
-        rows_of_batch = max(self.features.rows_of(batch), 1)
+        whole = self._rows_of(batch)
         for last, micro in _mark_last(micro_batches):
             with self.accelerator.no_sync(self.student.model) if not last else nullcontext():
-                rows = self._rows(micro)
-                terms = self.loss.evaluate(rows, self.projections)
+                parts = [
+                    (part, part.terms.evaluate(part.rows, self.projections)) for part in self._parts(micro)
+                ]
+                means = [
+                    part.rows.mean(part.terms.combine(values), total_weight=whole[part.terms.names])
+                    for part, values in parts
+                ]
                 # Devices average their gradients: multiplying by their number makes the sum over the whole batch.
-                loss = rows.mean(self.loss.combine(terms), total_weight=rows_of_batch) * self.plan.devices
+                loss = torch.stack(means).sum() * self.plan.devices
                 finite &= loss.isfinite()
                 self.accelerator.backward(loss)
-            for name, total in self._remember(rows, terms).items():
-                totals[name] = totals.get(name, torch.zeros_like(total)) + total
+            for part, values in parts:
+                for name, total in self._remember(part.rows, values).items():
+                    totals[name] = totals.get(name, torch.zeros_like(total)) + total
         self._average_projections()
         parameters = [p for _, p in self._trained() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
@@ -228,11 +248,12 @@ class Engine:
         self.optimizer.zero_grad()
         self.step_number += 1
         if self.loss.scheduled:
-            means = {
-                name: float(self.accelerator.reduce(total, "sum")) / rows_of_batch
+            rows_of = {name: rows for names, rows in whole.items() for name in names}
+            figures = {
+                name: float(self.accelerator.reduce(total, "sum")) / rows_of[name]
                 for name, total in totals.items()
             }
-            self.loss = self.loss.advance(means, progress=self.step_number / self.total_steps)
+            self.loss = self.loss.advance(figures, progress=self.step_number / self.total_steps)
 
     def _trained(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         yield from self.student.model.named_parameters()
@@ -244,20 +265,59 @@ class Engine:
             for parameter in self.projections.parameters():
                 parameter.grad = self.accelerator.reduce(parameter.grad, reduction="mean")
 
-    def _rows(self, micro: tuple[list[int], list[int], float]) -> Rows:
+    def _split(self) -> tuple[Total | None, Total | None]:
+        """The terms that need no teacher and those that do, where these see other rows."""
+        alone = [term for term in self.loss if not term.needs_teacher]
+        compared = [term for term in self.loss if term.needs_teacher]
+        return Total(alone) if alone else None, Total(compared) if compared else None
+
+    def _rows_of(self, batch: list[int]) -> dict[tuple[str, ...], int]:
+        """How many rows a whole batch has for the terms of these names: what their sums are divided by."""
+        if self.comparison is None:
+            return {self.loss.names: max(self.features.rows_of(batch, self.epoch), 1)}
+        alone, compared = self._split()
+        found = {alone.names: self.features.rows_of(batch, self.epoch)} if alone else {}
+        if compared:
+            found[compared.names] = self.comparison.rows_of(batch, self.epoch)
+        return {names: max(rows, 1) for names, rows in found.items()}
+
+    def _parts(self, micro: tuple[list[int], list[int], float]) -> list[Part]:
+        """What one forward pass gives: the terms of the loss, with the rows that they see."""
         index, group, weight = micro
         batch = self.features.batch(index, group, self.epoch).to(self.accelerator.device)
+        batch = replace(batch, weight_N=batch.weight_N * weight)
         self.tokens += int(batch.inputs["input_ids"].numel())
+        if self.comparison is None:
+            return [Part(self.loss, self._rows(batch))]
+        with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self._autocast):
+            student_NV = self.student(batch).logits_NC
+            alone, compared = self._split()
+            parts = []
+            if alone:
+                own = align_classes(
+                    student_NV,
+                    None,
+                    label_N=batch.label_N,
+                    weight_N=batch.weight_N,
+                    group_N=batch.group_N,
+                )
+                parts.append(Part(alone, own))
+            if compared:
+                assert self._ask_teacher is not None  # noqa: S101 - was checked
+                rows = self.comparison.rows(batch, self.epoch, self.student, student_NV, self._ask_teacher)
+                parts.append(Part(compared, rows))
+        return parts
+
+    def _rows(self, batch: Batch) -> Rows:
         with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self._autocast):
             teacher = self._ask_teacher(batch) if self._ask_teacher else None
             student = self.student(batch, self.wanted[0])
-        weight_N = batch.weight_N * weight
         if isinstance(teacher, SparsePrediction):
             return Rows(
                 student=student.logits_NC,
                 sparse=teacher.sparse,
                 label=batch.label_N,
-                weight=weight_N,
+                weight=batch.weight_N,
                 group=batch.group_N,
             )
         activations = None
@@ -265,14 +325,28 @@ class Engine:
             activations = align_activations(
                 student.activations, teacher.activations, batch.inputs, self.models, batch.rows_BT
             )
+        student_NC, teacher_NC = student.logits_NC, None if teacher is None else teacher.logits_NC
+        if teacher_NC is not None and batch.rows_BT is not None:
+            student_NC, teacher_NC = self._same_columns(student_NC, teacher_NC)
         return align_classes(
-            student.logits_NC,
-            None if teacher is None else teacher.logits_NC,
+            student_NC,
+            teacher_NC,
             label_N=batch.label_N,
-            weight_N=weight_N,
+            weight_N=batch.weight_N,
             group_N=batch.group_N,
             activations=activations,
         )
+
+    def _same_columns(self, student_NV: Tensor, teacher_NW: Tensor) -> tuple[Tensor, Tensor]:
+        """Both models' logits over the tokens of their one tokenizer, where their heads pad these differently."""
+        if student_NV.shape[1] == teacher_NW.shape[1]:
+            return student_NV, teacher_NW
+        tokens = max(self.student.tokenizer.get_vocab().values()) + 1
+        head = SharedHead(student_NV.shape[1], teacher_NW.shape[1], tokens)
+        if not self._told_of_padding:
+            self.progress.say(f"{self.owner.split('@')[0] or 'training'}: {head.describe()}")
+            self._told_of_padding = True
+        return student_NV[:, : head.columns], teacher_NW[:, : head.columns]
 
     @property
     def epoch(self) -> int:
@@ -299,23 +373,28 @@ class Engine:
         }
         for name, total in totals.items():
             self._sums[f"loss/{name}"] = self._sums.get(f"loss/{name}", torch.zeros_like(total)) + total
+            weight = rows.weights.sum()
+            self._weights[f"loss/{name}"] = (
+                self._weights.get(f"loss/{name}", torch.zeros_like(weight)) + weight
+            )
             for what, figure in terms[name][1].items():
                 worst = torch.minimum if what == "converged" else torch.maximum
                 key = f"{name}/{what}"
                 self._sums[key] = worst(figure.detach(), self._sums.get(key, figure.detach()))
-        self._weight = self._weight + rows.weights.sum()
         return totals
 
     def _figures(self) -> dict[str, float]:
         """Means since the last call: each term unweighted, and their weighted sum as `loss`."""
         figures = {}
         for name, total in self._sums.items():
-            figures[name] = float(total) / float(self._weight) if name.startswith("loss/") else float(total)
+            weight = self._weights.get(name)
+            # A term may have met no row in all these steps.
+            figures[name] = float(total) if weight is None else float(total) / max(float(weight), 1e-38)
         weighted = sum(
             term.weight * figures[f"loss/{name}"]
             for name, term in zip(self.loss.names, self.loss, strict=True)
         )
-        self._sums, self._weight = {}, torch.zeros_like(self._weight)
+        self._sums, self._weights = {}, {}
         return {"loss": float(weighted), **figures, "learning_rate": float(self.scheduler.get_last_lr()[0])}
 
     def _culprit(self, micro_batches: list[tuple[list[int], list[int], float]]) -> NumericsError:
@@ -329,17 +408,17 @@ class Engine:
         self.optimizer.zero_grad()
         with torch.no_grad():
             for micro in micro_batches:
-                rows = self._rows(micro)
-                try:
-                    rows.check_finite()
-                except NumericsError as error:
-                    return NumericsError(f"{where}: {error}; the weights are those of the step before")
-                for name, (values_N, _) in self.loss.evaluate(rows, self.projections).items():
-                    if not bool(values_N.isfinite().all()):
-                        return NumericsError(
-                            f"{where}: loss term {name} is not finite; the weights are those of the step before; "
-                            "lower its temperature's extremes or its weight"
-                        )
+                for part in self._parts(micro):
+                    try:
+                        part.rows.check_finite()
+                    except NumericsError as error:
+                        return NumericsError(f"{where}: {error}; the weights are those of the step before")
+                    for name, (values_N, _) in part.terms.evaluate(part.rows, self.projections).items():
+                        if not bool(values_N.isfinite().all()):
+                            return NumericsError(
+                                f"{where}: loss term {name} is not finite; the weights are those of the step "
+                                "before; lower its temperature's extremes or its weight"
+                            )
         first = gradients[0] if gradients else "the student"
         return NumericsError(
             f"{where}: the gradient of {first} is not finite ({len(gradients)} tensors in all); the weights are "

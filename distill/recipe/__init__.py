@@ -2,6 +2,7 @@
 
 from .reader import read_recipe
 from .schema import (
+    AlignmentRecipe,
     Architecture,
     DataRecipe,
     FromTeacher,
@@ -17,6 +18,7 @@ from .shipped import recipe_text, shipped_recipes
 from .writer import recipe_sha256, write_recipe
 
 __all__ = [
+    "AlignmentRecipe",
     "Architecture",
     "DataRecipe",
     "FromTeacher",

@@ -28,6 +28,8 @@ PLAIN_TEXT: TaskName = "text"
 Architecture = Literal["encoder", "decoder", "encoder_decoder"]
 # Characters that a passage of plain text has for each token of max_length: few enough for most tokenizers.
 CHARACTERS_A_TOKEN = 3
+# The losses that take columns of different meaning.
+SORTING = ("sorted_transport", "multi_level_transport")
 
 Scalar = (
     Annotated[str, Field(pattern=TEXT)]
@@ -567,6 +569,45 @@ class StudentRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AlignmentRecipe:
+    """How a language model is compared with a teacher that has other tokens.
+
+    Tokens are aligned by the bytes of the text that they cover. Terms of the loss that need no teacher see the
+    student's own tokens as ever.
+
+    Attributes:
+        kind: "match" (the same token at the same place, over the tokens both have: MATCH of arXiv:2205.02340),
+            "shared" (the same with one more class for all other tokens: nothing is renormalised), "reduce" (the
+            student reads the teacher's tokens cut into its own pieces, and a token's logits are pooled from its pieces':
+            REDUCE of that paper; encoders), "spans" (where both have read the same bytes, over all tokens of both: for
+            sorted_transport and multi_level_transport; decoders) or "chunks" (the probability of the shortest
+            stretches of text that both have: ALM, arXiv:2503.20083; decoders).
+        chunk_temperature: Of kind chunks: divides the log-probability of a chunk. Default 100.
+        word_boundaries: Of kind chunks: count the end of a word into the chunk before it. Default false.
+        pool: Of kind reduce: the "sum" or the "mean" of the pieces' logits. Default "sum".
+    """
+
+    kind: Literal["match", "shared", "reduce", "spans", "chunks"]
+    chunk_temperature: Annotated[float, Field(gt=0, le=1e6)] = 100.0
+    word_boundaries: bool = False
+    pool: Literal["sum", "mean"] = "sum"
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        mistakes: list[Mistake] = []
+        for key, default, kind in (
+            ("chunk_temperature", 100.0, "chunks"),
+            ("word_boundaries", False, "chunks"),
+            ("pool", "sum", "reduce"),
+        ):
+            if getattr(self, key) != default and self.kind != kind:
+                mistakes.append(((key,), f"is only for kind {kind}, found kind {self.kind}; leave it out"))
+        _raise(mistakes)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """A whole run: teacher and student on some tasks, with what loss, how long, how often.
 
@@ -581,6 +622,7 @@ class Recipe:
         student: The model to train.
         loss: The terms of the loss, added with their weights. From Python a single loss or a total
             (0.5 * Labels() + 0.5 * ForwardKL()) is taken too.
+        alignment: How to compare with a teacher that has other tokens. Default: both have the same tokens.
         train: How the student is trained. The baseline is trained the same way.
         seeds: One student (and one baseline) is trained for each. Default: 0 alone.
         baseline: Also train the same student on the labels alone, to see what the teacher is worth.
@@ -595,6 +637,7 @@ class Recipe:
     teacher: TeacherRecipe
     student: StudentRecipe
     loss: Annotated[tuple[DiscriminatedLoss, ...], Field(min_length=1)]
+    alignment: AlignmentRecipe | None = None
     train: TrainRecipe = field(default_factory=TrainRecipe)
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     baseline: bool = True
@@ -627,6 +670,7 @@ class Recipe:
             mistakes.append(
                 (("train", "freeze_embeddings"), "is what student.adapter does anyway; leave one of them out")
             )
+        mistakes += alignment_mistakes(self)
         mistakes += teacher_mistakes(self.teacher, self.data)
         mistakes += ensemble_mistakes(self.teacher, self.loss)
         mistakes += start_mistakes(self.teacher, self.student)
@@ -647,6 +691,47 @@ def teacher_mistakes(teacher: TeacherRecipe, data: DataRecipe) -> list[Mistake]:
                     f"has {len(data.tasks)} tasks, found {part.model!r}",
                 )
             )
+    return mistakes
+
+
+def alignment_mistakes(recipe: Recipe) -> list[Mistake]:
+    """An alignment that the models, the data or the terms of the loss cannot use."""
+    wanted = recipe.alignment
+    if wanted is None:
+        return []
+    place: Place = ("alignment", "kind")
+    mistakes: list[Mistake] = []
+    decodes = recipe.architecture != "encoder"
+    if not decodes and recipe.data.source != "text":
+        mistakes.append((("alignment",), "is for language models; a classifier's classes need none"))
+    elif wanted.kind in ("spans", "chunks") and not decodes:
+        mistakes.append((place, f"must be match, shared or reduce for an encoder, found {wanted.kind}"))
+    elif wanted.kind == "reduce" and decodes:
+        mistakes.append((place, "must be match, shared, spans or chunks for a decoder, found reduce"))
+    terms = [(index, term) for index, term in enumerate(recipe.loss) if term.needs_teacher]
+    for index, term in terms:
+        if term.reads_activations:
+            mistakes.append(
+                (
+                    ("loss", index),
+                    f"{term.kind} compares models token by token, which alignment says are different; leave one out",
+                )
+            )
+        elif (wanted.kind == "spans") != (term.kind in SORTING):
+            sorting = " and ".join(SORTING)
+            mistakes.append(
+                (
+                    ("loss", index),
+                    f"must be {sorting} with alignment.kind spans, found {term.kind}"
+                    if wanted.kind == "spans"
+                    else f"{term.kind} is for alignment.kind spans, found {wanted.kind}",
+                )
+            )
+    temperatures = {getattr(term, "temperature", 1.0) for _, term in terms}
+    if wanted.kind == "shared" and len(temperatures) > 1:
+        mistakes.append(
+            (place, "shared needs terms of one temperature: that of the class of all other tokens")
+        )
     return mistakes
 
 

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from distill.alignment import AlignedExample, Coverage, TokenReader
 from distill.engine import Engine, predict
+from distill.engine.comparison import Aligned, Comparison, Reduced
 from distill.engine.reading import Reader, Reading, reading_of
 from distill.errors import CheckpointError, ModelError
 from distill.evaluation import added, size, task_score
@@ -116,6 +118,8 @@ class Workbench:
         self._features: dict[str, DataSet] = {}
         self._remembered: RememberedTeacher | None = None
         self._running: Teacher | EnsembleTeacher | None = None
+        self._together: tuple[DataSet, DataSet, list[AlignedExample]] | None = None
+        self._told_of_alignment = False
         self._shape: FromTeacher | None = None
         self._activity: Activity | None = None
         self._importance: dict[str, Tensor] | None = None
@@ -218,12 +222,14 @@ class Workbench:
         if fit.role == "student" and fit.seed == self.recipe.seeds[0]:
             self._say_size(student)
         log = MetricsLog(self.folder.metrics, fit.name)
+        aligns = self.recipe.alignment is not None and fit.role != "teacher"
         engine = Engine(
             student,
             loss,
-            self._training_for(student),
+            self._aligned(student)[0] if aligns else self._training_for(student),
             train,
             teacher=teacher(student) if teacher else None,
+            comparison=self._comparison(student, loss) if teacher and self.recipe.alignment else None,
             seed=fit.seed,
             checkpoints=self.folder.checkpoints(fit.name),
             owner=f"{fit.name}@{fit.key}",
@@ -548,6 +554,8 @@ class Workbench:
         """
         if self._running is None:
             self._running = self._load_teacher()
+        if self.recipe.alignment is not None:
+            return self._running
         if name_of(self._running.tokenizer) == name_of(student.tokenizer):
             return self._running
         if student.tokens is not None:
@@ -557,7 +565,7 @@ class Workbench:
                 return self._running.reading(student.tokens)
         raise ModelError(
             "loss: a term compares student and teacher token by token, but they have different tokenizers; "
-            "give the student the teacher's"
+            "say how to align them (alignment: {kind: shared}), or give the student the teacher's"
         )
 
     def _remembering_teacher(self, student: Student) -> RememberedTeacher:
@@ -602,6 +610,51 @@ class Workbench:
         if key not in self._features:
             self._features[key] = self.reading.examples(self.training, reader, seed=self.recipe.data.seed)
         return self._features[key]
+
+    def _aligned(self, student: Student) -> tuple[DataSet, DataSet, list[AlignedExample]]:
+        """The training examples in the student's and the teacher's tokens, made once. The baseline reads them too."""
+        if self._together is None:
+            if self._running is None:
+                self._running = self._load_teacher()
+            self._together = self.reading.together(
+                self.training, student, self._running, seed=self.recipe.data.seed
+            )
+        return self._together
+
+    def _comparison(self, student: Student, loss: Total) -> Comparison:
+        """How student and teacher are compared although their tokens differ; said once."""
+        wanted = self.recipe.alignment
+        assert wanted is not None  # noqa: S101 - who calls knows
+        own, theirs, examples = self._aligned(student)
+        assert self._running is not None  # noqa: S101 - aligned with it
+        readers = TokenReader(student.tokenizer), TokenReader(self._running.tokenizer)
+        if wanted.kind == "reduce":
+            made: Comparison = Reduced(
+                own, theirs, tokenizer=student.tokenizer, readers=readers, wanted=wanted
+            )
+        else:
+            temperature = next(
+                (getattr(term, "temperature", 1.0) for term in loss if term.needs_teacher), 1.0
+            )
+            made = Aligned(
+                own,
+                theirs,
+                examples,
+                shift=1 if self.reading.head == "causal_lm" else 0,
+                readers=readers,
+                wanted=wanted,
+                temperature=temperature,
+            )
+        if not self._told_of_alignment:
+            self._told_of_alignment = True
+            found = sum((example.coverage for example in examples), Coverage())
+            tokens = found.student_tokens + found.student_left
+            self.progress.say(
+                f"student-{self.task.name}: {found.student_tokens / max(tokens, 1):.1%} of its tokens stand in "
+                f"{found.groups:,} groups that both models read, {found.single / max(found.groups, 1):.1%} of them of "
+                f"one token on each side; {made.vocabulary.describe()}"
+            )
+        return made
 
     # Keys.
 
@@ -661,6 +714,9 @@ class Workbench:
             "data": self.data.sha256,
             "diagnostics": [data.sha256 for data in self.diagnostics],
             "architecture": self.recipe.architecture,
+            "alignment": None
+            if self.recipe.alignment is None or role == "teacher"
+            else asdict(self.recipe.alignment),
             "max_length": self.recipe.data.max_length,
             "chat": self.recipe.data.chat,
             "negatives": self.recipe.data.negatives,

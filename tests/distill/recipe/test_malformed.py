@@ -150,7 +150,7 @@ MALFORMED: list[tuple[str, str | bytes, list[str]]] = [
     (
         "a missing nested key",
         changed("  model: org/teacher-{task}", "  revision: main"),
-        ["2:1: teacher.model: is missing"],
+        ["2:1: teacher: must have one of model, config and members"],
     ),
     # types
     (

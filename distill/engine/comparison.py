@@ -29,7 +29,7 @@ from distill.alignment import (
     starting_rows,
 )
 from distill.errors import AlignmentError
-from distill.losses import Rows
+from distill.losses import Activations, ModelPair, PairedActivations, Rows, TokenStates
 from distill.models import Batch, DataSet, Prediction, SparsePrediction
 from distill.models.sequences import batch_of, padded, padding_id
 from distill.recipe import AlignmentRecipe
@@ -72,15 +72,24 @@ class Comparison(ABC):
         """How many rows these examples make."""
 
     @abstractmethod
-    def rows(self, batch: Batch, epoch: int, student: Model, student_NV: Tensor, teacher: Asked) -> Rows:
+    def rows(
+        self,
+        batch: Batch,
+        epoch: int,
+        student: Model,
+        said: Prediction,
+        teacher: Asked,
+        models: ModelPair | None,
+    ) -> Rows:
         """The rows of a batch.
 
         Args:
             batch: the examples in the student's tokens, on its device.
             epoch: of the batch.
             student: asked again where the comparison needs it to read the text otherwise.
-            student_NV: its logits of the batch's rows.
+            said: what it said of the batch.
             teacher: asked about the same examples in its own tokens.
+            models: both models' shapes, where a term looks inside.
         """
 
     def _counted(self, batch: Batch) -> CountedRows:
@@ -123,8 +132,17 @@ class Aligned(Comparison):
         """How many rows these examples make."""
         return len(self._aligned(self.own.batch(index, epoch=epoch), self.theirs.batch(index, epoch=epoch)))
 
-    def rows(self, batch: Batch, epoch: int, student: Model, student_NV: Tensor, teacher: Asked) -> Rows:
+    def rows(
+        self,
+        batch: Batch,
+        epoch: int,
+        student: Model,
+        said: Prediction,
+        teacher: Asked,
+        models: ModelPair | None,
+    ) -> Rows:
         """The rows of a batch, see `Comparison.rows`."""
+        student_NV = said.logits_NC
         read = self.theirs.batch(batch.index_B.tolist(), epoch=epoch)
         aligned = self._aligned(batch, read).to(batch.index_B.device)
         teacher_NW = whole(teacher(read.to(batch.index_B.device)))
@@ -201,7 +219,15 @@ class Reduced(Comparison):
         """How many rows these examples make."""
         return len(self._split(self.theirs.batch(index, epoch=epoch))[1])
 
-    def rows(self, batch: Batch, epoch: int, student: Model, student_NV: Tensor, teacher: Asked) -> Rows:
+    def rows(
+        self,
+        batch: Batch,
+        epoch: int,
+        student: Model,
+        said: Prediction,
+        teacher: Asked,
+        models: ModelPair | None,
+    ) -> Rows:
         """The rows of a batch, see `Comparison.rows`: the student reads twice."""
         device = batch.index_B.device
         read = self.theirs.batch(batch.index_B.tolist(), epoch=epoch)
@@ -231,3 +257,69 @@ class Reduced(Comparison):
         labels = [0] * sum(map(len, places))
         pieces = batch_of(inputs, read.index_B.tolist(), places, labels, None)
         return pieces, split_rows(examples, self._counted(pieces), self._counted(read))
+
+
+class CrossAttention(Comparison):
+    """The student's tokens attend to the teacher's, in both directions: nothing is aligned (`DualSpace`).
+
+    Paper: Zhang et al. 2024 (DSKD), arXiv:2406.17328.
+
+    Args:
+        own: the examples in the student's tokens.
+        theirs: the same examples in the teacher's tokens.
+        readers: of the student's and the teacher's tokenizer.
+    """
+
+    def __init__(self, own: DataSet, theirs: DataSet, *, readers: tuple[TokenReader, TokenReader]):
+        super().__init__(own, theirs, shift=1)
+        self.vocabulary = SharedVocabulary.of(readers[0].surfaces, readers[1].surfaces)
+
+    @property
+    def shared(self) -> tuple[Tensor, Tensor]:
+        """The ids of the tokens that both have, the student's and the teacher's."""
+        return torch.from_numpy(self.vocabulary.student_C), torch.from_numpy(self.vocabulary.teacher_C)
+
+    def rows_of(self, index: Sequence[int], epoch: int) -> int:
+        """The student's own rows."""
+        return self.own.rows_of(index, epoch)
+
+    def rows(
+        self,
+        batch: Batch,
+        epoch: int,
+        student: Model,
+        said: Prediction,
+        teacher: Asked,
+        models: ModelPair | None,
+    ) -> Rows:
+        """The rows of a batch, see `Comparison.rows`."""
+        read = self.theirs.batch(batch.index_B.tolist(), epoch=epoch).to(batch.index_B.device)
+        taught = teacher(read)
+        if isinstance(taught, SparsePrediction) or taught.activations is None or said.activations is None:
+            raise AlignmentError(
+                "cross_attention needs a teacher that runs on every batch; leave teacher.cache out"
+            )
+        assert models is not None and read.rows_BT is not None and batch.rows_BT is not None  # noqa: S101, PT018
+        hidden_BTH = next(iter(taught.activations.output.values()))
+        tokens = TokenStates(
+            hidden=hidden_BTH[read.rows_BT],
+            logits=taught.logits_NC,
+            target=read.label_N,
+            sequence=read.rows_BT.nonzero()[:, 0],
+            read=read.inputs["input_ids"][read.rows_BT],
+        )
+        return Rows(
+            student=said.logits_NC,
+            label=batch.label_N,
+            weight=batch.weight_N,
+            group=batch.group_N,
+            activations=PairedActivations(
+                models,
+                said.activations,
+                Activations(),
+                batch.inputs["attention_mask"],
+                batch.rows_BT.flatten().nonzero()[:, 0],
+                read=batch.inputs["input_ids"],
+                teacher_tokens=tokens,
+            ),
+        )

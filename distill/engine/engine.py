@@ -19,7 +19,7 @@ import torch
 from distill.alignment import SharedHead, align_activations, align_classes
 from distill.engine.batches import Plan, check_groups, epoch_batches, total_steps
 from distill.engine.checkpoint import latest_checkpoint, save_checkpoint
-from distill.engine.comparison import Comparison
+from distill.engine.comparison import Comparison, CrossAttention
 from distill.engine.optimizer import make_optimizer, optimizer_tensors, restore_optimizer
 from distill.engine.random_state import random_tensors, restore_random
 from distill.errors import CheckpointError, NumericsError, RecipeError
@@ -162,12 +162,13 @@ class Engine:
                     f"found {type(self.teacher).__name__}"
                 ]
             )
+        shared = self.comparison.shared if isinstance(self.comparison, CrossAttention) else None
         self.models = ModelPair(
             self.student.shape,
             self.teacher.shape,
             self.student.origin,
             self.student.channels,
-            self.student.vocabularies(self.teacher),
+            self.student.vocabularies(self.teacher, shared),
         )
         # Its own draw: the student's dropout does not depend on whether a term has weights.
         with torch.random.fork_rng():
@@ -290,12 +291,12 @@ class Engine:
         if self.comparison is None:
             return [Part(self.loss, self._rows(batch))]
         with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self._autocast):
-            student_NV = self.student(batch).logits_NC
+            said = self.student(batch, self.wanted[0])
             alone, compared = self._split()
             parts = []
             if alone:
                 own = align_classes(
-                    student_NV,
+                    said.logits_NC,
                     None,
                     label_N=batch.label_N,
                     weight_N=batch.weight_N,
@@ -304,7 +305,9 @@ class Engine:
                 parts.append(Part(alone, own))
             if compared:
                 assert self._ask_teacher is not None  # noqa: S101 - was checked
-                rows = self.comparison.rows(batch, self.epoch, self.student, student_NV, self._ask_teacher)
+                rows = self.comparison.rows(
+                    batch, self.epoch, self.student, said, self._ask_teacher, self.models
+                )
                 parts.append(Part(compared, rows))
         return parts
 

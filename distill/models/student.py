@@ -205,10 +205,18 @@ class Student:
         """The teacher's id of each of its tokens; None unless some of the teacher's tokens were left out."""
         return self._kept("tokens")
 
-    def vocabularies(self, teacher: Teacher) -> Vocabularies | None:
-        """What it and a teacher with its tokenizer read and say tokens with; None unless both are language models."""
-        own, others = token_weights(self.model), token_weights(teacher.model, self.tokens)
-        return None if own is None or others is None else Vocabularies(own, others)
+    def vocabularies(
+        self, teacher: Teacher, shared: tuple[Tensor, Tensor] | None = None
+    ) -> Vocabularies | None:
+        """What it and a teacher read and say tokens with; None unless both are language models.
+
+        Args:
+            teacher: with this student's tokenizer, or one that it was trimmed from.
+            shared: with another tokenizer: the ids of the tokens in common, the student's and the teacher's.
+        """
+        own = token_weights(self.model)
+        others = token_weights(teacher.model, None if shared else self.tokens)
+        return None if own is None or others is None else Vocabularies(own, others, shared)
 
     def _kept(self, part: str) -> tuple[int, ...] | None:
         kept = self.provenance.get(part)

@@ -580,14 +580,15 @@ class AlignmentRecipe:
             "shared" (the same with one more class for all other tokens: nothing is renormalised), "reduce" (the
             student reads the teacher's tokens cut into its own pieces, and a token's logits are pooled from its pieces':
             REDUCE of that paper; encoders), "spans" (where both have read the same bytes, over all tokens of both: for
-            sorted_transport and multi_level_transport; decoders) or "chunks" (the probability of the shortest
-            stretches of text that both have: ALM, arXiv:2503.20083; decoders).
+            sorted_transport and multi_level_transport; decoders), "chunks" (the probability of the shortest
+            stretches of text that both have: ALM, arXiv:2503.20083; decoders) or "cross_attention" (the tokens of each
+            attend to the other's: for dual_space, DSKD, arXiv:2406.17328; decoders).
         chunk_temperature: Of kind chunks: divides the log-probability of a chunk. Default 100.
         word_boundaries: Of kind chunks: count the end of a word into the chunk before it. Default false.
         pool: Of kind reduce: the "sum" or the "mean" of the pieces' logits. Default "sum".
     """
 
-    kind: Literal["match", "shared", "reduce", "spans", "chunks"]
+    kind: Literal["match", "shared", "reduce", "spans", "chunks", "cross_attention"]
     chunk_temperature: Annotated[float, Field(gt=0, le=1e6)] = 100.0
     word_boundaries: bool = False
     pool: Literal["sum", "mean"] = "sum"
@@ -704,13 +705,22 @@ def alignment_mistakes(recipe: Recipe) -> list[Mistake]:
     decodes = recipe.architecture != "encoder"
     if not decodes and recipe.data.source != "text":
         mistakes.append((("alignment",), "is for language models; a classifier's classes need none"))
-    elif wanted.kind in ("spans", "chunks") and not decodes:
+    elif wanted.kind in ("spans", "chunks", "cross_attention") and not decodes:
         mistakes.append((place, f"must be match, shared or reduce for an encoder, found {wanted.kind}"))
     elif wanted.kind == "reduce" and decodes:
-        mistakes.append((place, "must be match, shared, spans or chunks for a decoder, found reduce"))
+        mistakes.append((place, "must be match, shared, spans, chunks or cross_attention, found reduce"))
     terms = [(index, term) for index, term in enumerate(recipe.loss) if term.needs_teacher]
     for index, term in terms:
-        if term.reads_activations:
+        if (term.kind == "dual_space") != (wanted.kind == "cross_attention"):
+            mistakes.append(
+                (
+                    ("loss", index),
+                    f"{term.kind} cannot be used with alignment.kind {wanted.kind}; cross_attention is for dual_space",
+                )
+            )
+        elif term.kind == "dual_space":
+            continue
+        elif term.reads_activations:
             mistakes.append(
                 (
                     ("loss", index),

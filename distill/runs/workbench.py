@@ -17,7 +17,7 @@ import torch
 
 from distill.alignment import AlignedExample, Coverage, TokenReader
 from distill.engine import Engine, predict
-from distill.engine.comparison import Aligned, Comparison, Reduced
+from distill.engine.comparison import Aligned, Comparison, CrossAttention, Reduced
 from distill.engine.reading import Reader, Reading, reading_of
 from distill.errors import CheckpointError, ModelError
 from distill.evaluation import added, size, task_score
@@ -628,10 +628,11 @@ class Workbench:
         own, theirs, examples = self._aligned(student)
         assert self._running is not None  # noqa: S101 - aligned with it
         readers = TokenReader(student.tokenizer), TokenReader(self._running.tokenizer)
-        if wanted.kind == "reduce":
-            made: Comparison = Reduced(
-                own, theirs, tokenizer=student.tokenizer, readers=readers, wanted=wanted
-            )
+        made: Comparison
+        if wanted.kind == "cross_attention":
+            made = CrossAttention(own, theirs, readers=readers)
+        elif wanted.kind == "reduce":
+            made = Reduced(own, theirs, tokenizer=student.tokenizer, readers=readers, wanted=wanted)
         else:
             temperature = next(
                 (getattr(term, "temperature", 1.0) for term in loss if term.needs_teacher), 1.0

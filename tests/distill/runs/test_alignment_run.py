@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from distill.engine import Engine
-from distill.losses import ForwardKL, HiddenStates, Labels, Loss, SortedTransport, Total
+from distill.losses import DualSpace, ForwardKL, HiddenStates, Labels, Loss, SortedTransport, Total
 from distill.models import NextTokens, Student, Teacher, train_tokenizer
 from distill.progress import Silent
 from distill.recipe import (
@@ -64,6 +64,7 @@ def recipe(teacher: Path, corpus: Path, kind: str, loss: Loss | Total, **alignme
         ("shared", ForwardKL(temperature=2.0), {}),
         ("spans", SortedTransport(), {}),
         ("chunks", 100 * ForwardKL(), {"word_boundaries": True}),
+        ("cross_attention", DualSpace(), {}),
     ],
 )
 def test_a_decoder_learns_from_one_with_other_tokens(
@@ -176,6 +177,8 @@ def test_heads_padded_differently_are_compared_over_the_tokenizers_tokens():
         ({"architecture": "encoder"}, "must be match, shared or reduce for an encoder"),
         ({"architecture": "encoder", "data": DataRecipe()}, "for language models"),
         ({"loss": HiddenStates()}, "compares models token by token"),
+        ({"loss": DualSpace()}, "cross_attention is for dual_space"),
+        ({"alignment": AlignmentRecipe(kind="cross_attention")}, "cross_attention is for dual_space"),
         ({"loss": ForwardKL()}, "must be sorted_transport and multi_level_transport"),
         ({"alignment": AlignmentRecipe(kind="reduce")}, "found reduce"),
         (

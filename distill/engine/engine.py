@@ -1,11 +1,12 @@
 """The training loop: one inner step, read top to bottom.
 
-batch ─► teacher ─┐
+batch ─► teacher ─┐          (on policy: the batch's prompts, as the student continues them)
       └► student ─┴► align ─► rows ─► loss ─► Σ w·v / Σ w over the whole batch ─► backward ─► optimizer
 """
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -17,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from distill.alignment import align_activations, align_classes
-from distill.engine.batches import Plan, check_groups, epoch_batches, total_steps
+from distill.engine.batches import MicroBatch, Plan, check_groups, epoch_batches, total_steps
 from distill.engine.checkpoint import latest_checkpoint, save_checkpoint
 from distill.engine.optimizer import make_optimizer, optimizer_tensors, restore_optimizer
+from distill.engine.own_texts import OwnTexts
 from distill.engine.random_state import random_tensors, restore_random
 from distill.errors import CheckpointError, NumericsError, RecipeError
 from distill.losses import Loss, ModelPair, Rows, Total, Wanted
@@ -44,7 +46,8 @@ class Engine:
         student: its weights are changed in place.
         loss: a loss or a weighted sum of losses.
         features: the training examples.
-        train: optimizer, schedule, batch sizes and precision.
+        train: optimizer, schedule, batch sizes, precision, and how often a decoder trains on its own texts: there only
+            the terms that compare with the teacher count, and rows are the tokens that it wrote.
         teacher: called on every batch; needed when a term of the loss compares with one, and a `Teacher` when a term
             compares what the models compute inside.
         seed: decides the order of the examples and the dropout masks.
@@ -57,8 +60,8 @@ class Engine:
         accelerator: for devices and processes; made here when None.
 
     Raises:
-        RecipeError: the batch would be split inside a batch-wise group, a teacher is missing, or a term cannot
-            compare these two models.
+        RecipeError: the batch would be split inside a batch-wise group, a teacher is missing, a term cannot
+            compare these two models, or there are no texts of the student's own to train on.
         NumericsError: from `run`, when loss or gradient is not finite; the weights are those of the step before.
 
     Example:
@@ -110,6 +113,18 @@ class Engine:
             raise RecipeError(["loss: a term compares with a teacher, but no teacher was given"])
         if len(features) == 0:
             raise RecipeError(["data: there are no training examples"])
+        self.own_texts: OwnTexts | None = None
+        if train.on_policy is not None:
+            if not self.loss.needs_teacher:
+                raise RecipeError(["train.on_policy: no term of the loss compares with a teacher"])
+            self.own_texts = OwnTexts(
+                train.on_policy,
+                features,
+                student,
+                teacher,
+                seed=seed,
+                batch_size=train.per_device_eval_batch_size,
+            )
 
         torch.manual_seed(seed)
         self.step_number = 0
@@ -133,7 +148,7 @@ class Engine:
         student.model, self.optimizer = accelerator.prepare(student.model, optimizer)
         self._autocast = _wants_bf16(train, accelerator.device)
         self._sums: dict[str, Tensor] = {}
-        self._weight = torch.zeros((), device=accelerator.device)
+        self._weights: dict[str, Tensor] = {}
         self._resumed = False
 
     def _build_projections(self) -> torch.nn.ModuleDict:
@@ -198,15 +213,21 @@ class Engine:
     def step(self, batch: list[int]) -> None:
         """One optimizer step on the examples of `batch`, forward pass by forward pass."""
         micro_batches = self.plan.micro_batches(batch, self.accelerator.process_index)
+        data, terms_that_count, rows_of_batch = self.features, self.loss, self.features.rows_of(batch)
+        if self.own_texts and self.own_texts.taken_at(self.step_number):
+            data, micro_batches, rows_of_batch = self._written(self.own_texts, micro_batches)
+            terms_that_count = self.loss.against_teacher
+        rows_of_batch = max(rows_of_batch, 1)
         finite = torch.ones((), dtype=torch.bool, device=self.accelerator.device)
         totals: dict[str, Tensor] = {}
-        rows_of_batch = max(self.features.rows_of(batch), 1)
         for last, micro in _mark_last(micro_batches):
             with self.accelerator.no_sync(self.student.model) if not last else nullcontext():
-                rows = self._rows(micro)
-                terms = self.loss.evaluate(rows, self.projections)
+                rows = self._rows(data, micro)
+                terms = terms_that_count.evaluate(rows, self.projections)
                 # Devices average their gradients: multiplying by their number makes the sum over the whole batch.
-                loss = rows.mean(self.loss.combine(terms), total_weight=rows_of_batch) * self.plan.devices
+                loss = (
+                    rows.mean(terms_that_count.combine(terms), total_weight=rows_of_batch) * self.plan.devices
+                )
                 finite &= loss.isfinite()
                 self.accelerator.backward(loss)
             for name, total in self._remember(rows, terms).items():
@@ -215,7 +236,7 @@ class Engine:
         parameters = [p for _, p in self._trained() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if not bool(finite & norm.isfinite()):
-            raise self._culprit(micro_batches)
+            raise self._culprit(data, micro_batches, terms_that_count)
         if self.train.max_grad_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.train.max_grad_norm, norm)
         self._sums["gradient_norm"] = norm
@@ -240,9 +261,27 @@ class Engine:
             for parameter in self.projections.parameters():
                 parameter.grad = self.accelerator.reduce(parameter.grad, reduction="mean")
 
-    def _rows(self, micro: tuple[list[int], list[int], float]) -> Rows:
+    def _written(
+        self, own_texts: OwnTexts, micro_batches: list[MicroBatch]
+    ) -> tuple[DataSet, list[MicroBatch], int]:
+        """The student's own texts for these forward passes, and how many rows they make on all devices."""
+        with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self._autocast):
+            texts = own_texts.write(
+                self.accelerator.unwrap_model(self.student.model),
+                [i for index, _, _ in micro_batches for i in index],
+                self.step_number,
+            )
+        place = itertools.count()
+        renumbered = [([next(place) for _ in index], group, weight) for index, group, weight in micro_batches]
+        rows = torch.tensor(
+            sum(texts.rows_of(index) for index, _, weight in renumbered if weight),
+            device=self.accelerator.device,
+        )
+        return texts, renumbered, int(self.accelerator.reduce(rows, "sum"))
+
+    def _rows(self, data: DataSet, micro: MicroBatch) -> Rows:
         index, group, weight = micro
-        batch = self.features.batch(index, group, self.epoch).to(self.accelerator.device)
+        batch = data.batch(index, group, self.epoch).to(self.accelerator.device)
         self.tokens += int(batch.inputs["input_ids"].numel())
         with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self._autocast):
             teacher = self._ask_teacher(batch) if self._ask_teacher else None
@@ -293,28 +332,34 @@ class Engine:
         totals = {
             name: rows.mean(values_N.detach(), total_weight=1.0) for name, (values_N, _) in terms.items()
         }
+        weight = rows.weights.sum()
         for name, total in totals.items():
+            self._weights[f"loss/{name}"] = (
+                self._weights.get(f"loss/{name}", torch.zeros_like(weight)) + weight
+            )
             self._sums[f"loss/{name}"] = self._sums.get(f"loss/{name}", torch.zeros_like(total)) + total
             for what, figure in terms[name][1].items():
                 worst = torch.minimum if what == "converged" else torch.maximum
                 key = f"{name}/{what}"
                 self._sums[key] = worst(figure.detach(), self._sums.get(key, figure.detach()))
-        self._weight = self._weight + rows.weights.sum()
         return totals
 
     def _figures(self) -> dict[str, float]:
-        """Means since the last call: each term unweighted, and their weighted sum as `loss`."""
+        """Means since the last call: each term unweighted over the rows where it counted, their weighted sum as `loss`."""
         figures = {}
         for name, total in self._sums.items():
-            figures[name] = float(total) / float(self._weight) if name.startswith("loss/") else float(total)
+            figures[name] = float(total) / float(self._weights.get(name, 1.0))
         weighted = sum(
-            term.weight * figures[f"loss/{name}"]
+            term.weight * figures.get(f"loss/{name}", 0.0)
             for name, term in zip(self.loss.names, self.loss, strict=True)
         )
-        self._sums, self._weight = {}, torch.zeros_like(self._weight)
+        self._sums, self._weights = {}, {}
+        if self.own_texts:
+            logged = (self.step_number - 1) // self.train.logging_steps * self.train.logging_steps
+            figures |= self.own_texts.figures(range(logged, self.step_number))
         return {"loss": float(weighted), **figures, "learning_rate": float(self.scheduler.get_last_lr()[0])}
 
-    def _culprit(self, micro_batches: list[tuple[list[int], list[int], float]]) -> NumericsError:
+    def _culprit(self, data: DataSet, micro_batches: list[MicroBatch], loss: Total) -> NumericsError:
         """Which tensor was not finite at this step. The weights have not been touched."""
         where = f"step {self.step_number + 1}"
         gradients = [
@@ -325,12 +370,12 @@ class Engine:
         self.optimizer.zero_grad()
         with torch.no_grad():
             for micro in micro_batches:
-                rows = self._rows(micro)
+                rows = self._rows(data, micro)
                 try:
                     rows.check_finite()
                 except NumericsError as error:
                     return NumericsError(f"{where}: {error}; the weights are those of the step before")
-                for name, (values_N, _) in self.loss.evaluate(rows, self.projections).items():
+                for name, (values_N, _) in loss.evaluate(rows, self.projections).items():
                     if not bool(values_N.isfinite().all()):
                         return NumericsError(
                             f"{where}: loss term {name} is not finite; the weights are those of the step before; "

@@ -228,13 +228,12 @@ class Choose:
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Scores `[B, V]` of which only the drawn token's is finite."""
-        logits_BV = scores.float()
-        logits_BV[:, self.tokens :] = -torch.inf
+        logits_BV = scores[:, : self.tokens]
         for warper in self._warpers:
             logits_BV = warper(input_ids, logits_BV)
         reached_BV = logits_BV.double().softmax(-1).cumsum(-1)
         chance_B1 = self.chance_BT[:, input_ids.shape[1] - self.prompt, None] * reached_BV[:, -1:]
         # The first token whose cumulative probability is above the number: never one of probability 0. (Beyond the
         # last are only numbers next to a model that says NaN, which the training step names.)
-        drawn_B1 = torch.searchsorted(reached_BV, chance_B1, right=True).clamp(max=scores.shape[-1] - 1)
+        drawn_B1 = torch.searchsorted(reached_BV, chance_B1, right=True).clamp(max=logits_BV.shape[-1] - 1)
         return torch.full_like(scores, -torch.inf).scatter(-1, drawn_B1, 0.0)

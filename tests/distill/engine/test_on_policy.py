@@ -442,3 +442,40 @@ def test_what_cannot_be_continued_is_refused(new_student, teacher, completions, 
     refused("the teacher must run.* found RememberedTeacher", judge=RememberedTeacher(torch.zeros(32, 400)))
     refused("no term of the loss compares with a teacher", loss=Labels())
     refused("prompts of up to 9 tokens, found 250; the student reads 256 tokens", max_new_tokens=250)
+
+
+SCRIPT = """
+    import sys
+    from distill.engine import Engine
+    from distill.losses import Labels, ReverseKL
+    from distill.models import NextTokens, Student, Teacher
+    from distill.models.loading import load_model, load_tokenizer
+    from distill.models.source import find_model
+    from distill.recipe import OnPolicy, TrainRecipe
+    from safetensors.torch import save_file
+
+    folder, out, micro = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    source = find_model(folder)
+    teacher = Teacher(load_model(source, kind="causal_lm", labels=(), seed=0), load_tokenizer(source))
+    student = Student.from_teacher(folder, layers=2, kind="causal_lm", labels=())
+    texts = [[10 + i, 20 + i % 3, *range(30, 32 + i % 4)] for i in range(11)]
+    data = NextTokens(texts, [[False] * 3 + [True] * (len(ids) - 3) for ids in texts], teacher.tokenizer)
+    # The second and the fourth step train on the 3 examples that are left: none of them is the second device's.
+    train = TrainRecipe(max_steps=4, learning_rate=1e-3, per_device_train_batch_size=micro, precision="fp32",
+                        on_policy=OnPolicy(fraction=0.5, max_new_tokens=7))
+    engine = Engine(student, ReverseKL() + 0.5 * Labels(), data, train, teacher=teacher, seed=9)
+    assert [engine.own_texts.taken_at(step) for step in range(4)] == [True, True, False, True]
+    engine.run()
+    assert engine.accelerator.num_processes == 8 // micro
+    save_file({name: tensor.contiguous() for name, tensor in student.model.state_dict().items()},
+              f"{out}/{engine.accelerator.process_index}.safetensors")
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_same_student_as_one(tmp_path, tiny_llama, train_in_processes):
+    (alone,) = train_in_processes(SCRIPT, tiny_llama, tmp_path, 1, micro=8)
+    first, second = train_in_processes(SCRIPT, tiny_llama, tmp_path, 2, micro=4)
+    for name, tensor in alone.items():
+        assert torch.equal(first[name], second[name]), name
+        torch.testing.assert_close(first[name], tensor, rtol=1e-4, atol=1e-5, msg=name)

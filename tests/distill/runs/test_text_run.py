@@ -82,7 +82,10 @@ def test_a_student_learns_from_its_own_texts_and_its_baseline_does_not(
     assert lengths.keys() == {"student-text-seed0"}
     assert 1 <= lengths["student-text-seed0"] <= 8
 
+    assert "wrote a part of its training texts itself" in (tmp_path / "own" / "report.md").read_text()
+
     run(replace(made, train=data), tmp_path / "data")
+    assert "itself" not in (tmp_path / "data" / "report.md").read_text()
     fits = [RunFolder(tmp_path / name) for name in ("own", "data")]
     for name, same in (("teacher-text", True), ("baseline-text-seed0", True), ("student-text-seed0", False)):
         keys = [read_json(folder.fit(name))["key"] for folder in fits]

@@ -161,7 +161,8 @@ class OnPolicy:
     Attributes:
         fraction: The share of optimizer steps, drawn from the seed, whose whole batch is replaced: 0 never, 1 always.
             Default 0.5.
-        max_new_tokens: The longest continuation in tokens, its end token included. Default 64.
+        max_new_tokens: The longest continuation in tokens, its end token included: as long as what the student will
+            have to write, so a few for the answers of a task. Default 64.
         temperature: What the student's logits are divided by when its texts are drawn: below 1 it keeps to what it
             finds likely. Has nothing to do with the temperature of a loss. Default 0.9.
         top_p: Draw only from the likeliest tokens that together have this probability. Default: from all.

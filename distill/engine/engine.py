@@ -1,11 +1,12 @@
 """The training loop: one inner step, read top to bottom.
 
-batch ─► teacher ─┐
+batch ─► teacher ─┐          (on policy: the batch's prompts, as the student continues them)
       └► student ─┴► align ─► rows ─► loss ─► Σ w·v / Σ w over the whole batch ─► backward ─► optimizer
 """
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -17,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from distill.alignment import SharedHead, align_activations, align_classes
-from distill.engine.batches import Plan, check_groups, epoch_batches, total_steps
+from distill.engine.batches import MicroBatch, Plan, check_groups, epoch_batches, total_steps
 from distill.engine.checkpoint import latest_checkpoint, save_checkpoint
 from distill.engine.comparison import Comparison, CrossAttention
 from distill.engine.optimizer import make_optimizer, optimizer_tensors, restore_optimizer
+from distill.engine.own_texts import OwnTexts
 from distill.engine.random_state import random_tensors, restore_random
 from distill.errors import CheckpointError, NumericsError, RecipeError
 from distill.losses import Loss, ModelPair, Rows, Total, Wanted
@@ -43,6 +45,23 @@ class Part:
     rows: Rows
 
 
+@dataclass(frozen=True)
+class Work:
+    """What one optimizer step is made on.
+
+    Attributes:
+        data: where the examples are.
+        micro_batches: what each forward pass on this device takes of them.
+        loss: the terms that count.
+        rows: how many rows the whole batch has, on all devices, for the terms of these names.
+    """
+
+    data: DataSet
+    micro_batches: list[MicroBatch]
+    loss: Total
+    rows: dict[tuple[str, ...], int]
+
+
 class Engine:
     """Trains one student with one loss on one data set.
 
@@ -53,7 +72,8 @@ class Engine:
         student: its weights are changed in place.
         loss: a loss or a weighted sum of losses.
         features: the training examples.
-        train: optimizer, schedule, batch sizes and precision.
+        train: optimizer, schedule, batch sizes, precision, and how often a decoder trains on its own texts: there only
+            the terms that compare with the teacher count, and rows are the tokens that it wrote.
         teacher: called on every batch; needed when a term of the loss compares with one, and a `Teacher` when a term
             compares what the models compute inside.
         comparison: how to compare with a teacher that has other tokens; `features` are then its `own`. None: both
@@ -68,8 +88,8 @@ class Engine:
         accelerator: for devices and processes; made here when None.
 
     Raises:
-        RecipeError: the batch would be split inside a batch-wise group, a teacher is missing, or a term cannot
-            compare these two models.
+        RecipeError: the batch would be split inside a batch-wise group, a teacher is missing, a term cannot
+            compare these two models, or there are no texts of the student's own to train on.
         NumericsError: from `run`, when loss or gradient is not finite; the weights are those of the step before.
 
     Example:
@@ -123,6 +143,18 @@ class Engine:
             raise RecipeError(["loss: a term compares with a teacher, but no teacher was given"])
         if len(features) == 0:
             raise RecipeError(["data: there are no training examples"])
+        self.own_texts: OwnTexts | None = None
+        if train.on_policy is not None:
+            if not self.loss.needs_teacher:
+                raise RecipeError(["train.on_policy: no term of the loss compares with a teacher"])
+            self.own_texts = OwnTexts(
+                train.on_policy,
+                features,
+                student,
+                teacher,
+                seed=seed,
+                batch_size=train.per_device_eval_batch_size,
+            )
 
         torch.manual_seed(seed)
         self.step_number = 0
@@ -216,17 +248,17 @@ class Engine:
 
     def step(self, batch: list[int]) -> None:
         """One optimizer step on the examples of `batch`, forward pass by forward pass."""
-        micro_batches = self.plan.micro_batches(batch, self.accelerator.process_index)
+        work = self._work(batch)
         finite = torch.ones((), dtype=torch.bool, device=self.accelerator.device)
         totals: dict[str, Tensor] = {}
-        whole = self._rows_of(batch)
-        for last, micro in _mark_last(micro_batches):
+        for last, micro in _mark_last(work.micro_batches):
             with self.accelerator.no_sync(self.student.model) if not last else nullcontext():
                 parts = [
-                    (part, part.terms.evaluate(part.rows, self.projections)) for part in self._parts(micro)
+                    (part, part.terms.evaluate(part.rows, self.projections))
+                    for part in self._parts(work, micro)
                 ]
                 means = [
-                    part.rows.mean(part.terms.combine(values), total_weight=whole[part.terms.names])
+                    part.rows.mean(part.terms.combine(values), total_weight=work.rows[part.terms.names])
                     for part, values in parts
                 ]
                 # Devices average their gradients: multiplying by their number makes the sum over the whole batch.
@@ -240,7 +272,7 @@ class Engine:
         parameters = [p for _, p in self._trained() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if not bool(finite & norm.isfinite()):
-            raise self._culprit(micro_batches)
+            raise self._culprit(work)
         if self.train.max_grad_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.train.max_grad_norm, norm)
         self._sums["gradient_norm"] = norm
@@ -249,7 +281,7 @@ class Engine:
         self.optimizer.zero_grad()
         self.step_number += 1
         if self.loss.scheduled:
-            rows_of = {name: rows for names, rows in whole.items() for name in names}
+            rows_of = {name: rows for names, rows in work.rows.items() for name in names}
             figures = {
                 name: float(self.accelerator.reduce(total, "sum")) / rows_of[name]
                 for name, total in totals.items()
@@ -265,6 +297,23 @@ class Engine:
         if self.plan.devices > 1:
             for parameter in self.projections.parameters():
                 parameter.grad = self.accelerator.reduce(parameter.grad, reduction="mean")
+
+    def _written(self, own_texts: OwnTexts, micro_batches: list[MicroBatch]) -> Work:
+        """The student's own texts for these forward passes, and how many rows they make on all devices."""
+        with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self._autocast):
+            texts = own_texts.write(
+                self.accelerator.unwrap_model(self.student.model),
+                [i for index, _, _ in micro_batches for i in index],
+                self.step_number,
+            )
+        place = itertools.count()
+        renumbered = [([next(place) for _ in index], group, weight) for index, group, weight in micro_batches]
+        rows = torch.tensor(
+            sum(texts.rows_of(index) for index, _, weight in renumbered if weight),
+            device=self.accelerator.device,
+        )
+        loss = self.loss.against_teacher
+        return Work(texts, renumbered, loss, {loss.names: max(int(self.accelerator.reduce(rows, "sum")), 1)})
 
     def _split(self) -> tuple[Total | None, Total | None]:
         """The terms that need no teacher and those that do, where these see other rows."""
@@ -282,14 +331,21 @@ class Engine:
             found[compared.names] = self.comparison.rows_of(batch, self.epoch)
         return {names: max(rows, 1) for names, rows in found.items()}
 
-    def _parts(self, micro: tuple[list[int], list[int], float]) -> list[Part]:
+    def _work(self, batch: list[int]) -> Work:
+        """What a step on a batch is made on: the data's own examples, or, on policy, what the student writes there."""
+        micro_batches = self.plan.micro_batches(batch, self.accelerator.process_index)
+        if self.own_texts and self.own_texts.taken_at(self.step_number):
+            return self._written(self.own_texts, micro_batches)
+        return Work(self.features, micro_batches, self.loss, self._rows_of(batch))
+
+    def _parts(self, work: Work, micro: MicroBatch) -> list[Part]:
         """What one forward pass gives: the terms of the loss, with the rows that they see."""
         index, group, weight = micro
-        batch = self.features.batch(index, group, self.epoch).to(self.accelerator.device)
+        batch = work.data.batch(index, group, self.epoch).to(self.accelerator.device)
         batch = replace(batch, weight_N=batch.weight_N * weight)
         self.tokens += int(batch.inputs["input_ids"].numel())
         if self.comparison is None:
-            return [Part(self.loss, self._rows(batch))]
+            return [Part(work.loss, self._rows(batch))]
         with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self._autocast):
             said = self.student(batch, self.wanted[0])
             alone, compared = self._split()
@@ -374,12 +430,12 @@ class Engine:
         totals = {
             name: rows.mean(values_N.detach(), total_weight=1.0) for name, (values_N, _) in terms.items()
         }
+        weight = rows.weights.sum()
         for name, total in totals.items():
-            self._sums[f"loss/{name}"] = self._sums.get(f"loss/{name}", torch.zeros_like(total)) + total
-            weight = rows.weights.sum()
             self._weights[f"loss/{name}"] = (
                 self._weights.get(f"loss/{name}", torch.zeros_like(weight)) + weight
             )
+            self._sums[f"loss/{name}"] = self._sums.get(f"loss/{name}", torch.zeros_like(total)) + total
             for what, figure in terms[name][1].items():
                 worst = torch.minimum if what == "converged" else torch.maximum
                 key = f"{name}/{what}"
@@ -387,20 +443,23 @@ class Engine:
         return totals
 
     def _figures(self) -> dict[str, float]:
-        """Means since the last call: each term unweighted, and their weighted sum as `loss`."""
+        """Means since the last call: each term unweighted over the rows where it counted, their weighted sum as `loss`."""
         figures = {}
         for name, total in self._sums.items():
             weight = self._weights.get(name)
             # A term may have met no row in all these steps.
             figures[name] = float(total) if weight is None else float(total) / max(float(weight), 1e-38)
         weighted = sum(
-            term.weight * figures[f"loss/{name}"]
+            term.weight * figures.get(f"loss/{name}", 0.0)
             for name, term in zip(self.loss.names, self.loss, strict=True)
         )
         self._sums, self._weights = {}, {}
+        if self.own_texts:
+            logged = (self.step_number - 1) // self.train.logging_steps * self.train.logging_steps
+            figures |= self.own_texts.figures(range(logged, self.step_number))
         return {"loss": float(weighted), **figures, "learning_rate": float(self.scheduler.get_last_lr()[0])}
 
-    def _culprit(self, micro_batches: list[tuple[list[int], list[int], float]]) -> NumericsError:
+    def _culprit(self, work: Work) -> NumericsError:
         """Which tensor was not finite at this step. The weights have not been touched."""
         where = f"step {self.step_number + 1}"
         gradients = [
@@ -410,8 +469,8 @@ class Engine:
         ]
         self.optimizer.zero_grad()
         with torch.no_grad():
-            for micro in micro_batches:
-                for part in self._parts(micro):
+            for micro in work.micro_batches:
+                for part in self._parts(work, micro):
                     try:
                         part.rows.check_finite()
                     except NumericsError as error:

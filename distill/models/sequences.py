@@ -63,6 +63,13 @@ class NextTokens:
         """The positions of a text's tokens that are predicted, one a row."""
         return [at + 1 for at in self._places[index]]
 
+    def prompt(self, index: int, plain: int) -> Ids:
+        """What stands before a text's first counted token; where all tokens count, the first `plain` of them."""
+        text, places = self.texts[index], self._places[index]
+        if len(places) == len(text) - 1:
+            return text[:plain]
+        return text[: places[0] + 1] if places else text
+
     def batch(self, index: Sequence[int], group: Sequence[int] | None = None, epoch: int = 0) -> Batch:
         """The texts at `index`, padded to the longest of them."""
         ids_BT, mask_BT = padded([self.texts[i] for i in index], self._pad)

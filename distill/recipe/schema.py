@@ -145,13 +145,52 @@ class DataRecipe:
         _raise(mistakes)
 
 
+# The fields of TrainRecipe that are the same for all tasks.
+NOT_PER_TASK = ("per_task", "on_policy")
+
+
 class _Overrides:
     """Marks `per_task`: pydantic checks its values by TrainRecipe's own fields."""
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
-        overrides = fields_as_dict_type(TrainRecipe, without=("per_task",), total=False)
+        overrides = fields_as_dict_type(TrainRecipe, without=NOT_PER_TASK, total=False)
         per_task: Any = Mapping
         return handler.generate_schema(per_task[TaskName, overrides])
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnPolicy:
+    """A decoder that learns on texts of its own: some batches are replaced by what the student makes of their prompts.
+
+    A student that has only seen the data's texts meets its own mistakes for the first time when it is used. Here the
+    teacher corrects what the student itself would write (GKD, arXiv:2306.13649, algorithm 1). The prompt is what
+    stands before an answer, or the beginning of a passage of plain text. Only terms of the loss that compare with the
+    teacher count on such a text: nobody wrote labels for it.
+
+    Attributes:
+        fraction: The share of optimizer steps, drawn from the seed, whose whole batch is replaced: 0 never, 1 always.
+            Default 0.5.
+        max_new_tokens: The longest continuation in tokens, its end token included: as long as what the student will
+            have to write, so a few for the answers of a task. Default 64.
+        temperature: What the student's logits are divided by when its texts are drawn: below 1 it keeps to what it
+            finds likely. Has nothing to do with the temperature of a loss. Default 0.9.
+        top_p: Draw only from the likeliest tokens that together have this probability. Default: from all.
+        top_k: Draw only from so many of the likeliest tokens. Default: from all.
+        prompt_tokens: The length of the beginning of a passage of plain text that is continued, in tokens.
+            Default 32.
+    """
+
+    fraction: Annotated[float, Field(ge=0, le=1)] = 0.5
+    max_new_tokens: Annotated[int, Field(ge=1, le=8192)] = 64
+    temperature: Annotated[float, Field(gt=0, le=100)] = 0.9
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Count | None = None
+    prompt_tokens: Annotated[int, Field(ge=1, le=8192)] = 32
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +218,8 @@ class TrainRecipe:
             all tasks can share them. Default false.
         dropout: The probability of every dropout layer while training. 0 learns a short, clean task in half the
             steps; a long training on little data wants some. Default: what the model's config says.
+        on_policy: Let a decoder learn from its teacher on texts of its own. The baseline has no teacher to correct
+            such texts: it takes the same steps over the same examples, all of them on the data. Default: never.
         per_task: Other values of these fields for single tasks: {cb: {num_train_epochs: 20}}.
     """
 
@@ -199,6 +240,7 @@ class TrainRecipe:
     group_by_length: bool = True
     freeze_embeddings: bool = False
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    on_policy: OnPolicy | None = None
     per_task: Annotated[Mapping[TaskName, Mapping[str, float | int | str | bool | None]], _Overrides()] = (
         field(default_factory=dict)
     )
@@ -313,6 +355,10 @@ class MemberRecipe:
                 )
             if self.tokenizer is not None:
                 mistakes.append((("tokenizer",), "is only for a teacher given by config; leave it out"))
+        if self.train is not None and self.train.on_policy is not None:
+            mistakes.append(
+                (("train", "on_policy"), "is only for a student, which has a teacher; leave it out")
+            )
         if self.config is not None:
             mistakes += _config_mistakes(self.config)
             for key in ("tokenizer", "train"):
@@ -624,7 +670,7 @@ class Recipe:
         loss: The terms of the loss, added with their weights. From Python a single loss or a total
             (0.5 * Labels() + 0.5 * ForwardKL()) is taken too.
         alignment: How to compare with a teacher that has other tokens. Default: both have the same tokens.
-        train: How the student is trained. The baseline is trained the same way.
+        train: How the student is trained. The baseline is trained the same way, but never on_policy.
         seeds: One student (and one baseline) is trained for each. Default: 0 alone.
         baseline: Also train the same student on the labels alone, to see what the teacher is worth.
         output: The run's folder. Default: runs/ and the name.
@@ -676,6 +722,22 @@ class Recipe:
         mistakes += ensemble_mistakes(self.teacher, self.loss)
         mistakes += start_mistakes(self.teacher, self.student)
         mistakes += group_mistakes(self.loss, self.train, self.data)
+        if self.train.on_policy is not None:
+            place = ("train", "on_policy")
+            if self.architecture != "decoder":
+                mistakes.append(
+                    (
+                        place,
+                        f"is only for a decoder, which continues texts, found architecture {self.architecture}",
+                    )
+                )
+            if not any(term.needs_teacher for term in self.loss):
+                mistakes.append(
+                    (
+                        place,
+                        "needs a loss with a term that compares with the teacher: the student's texts have no labels",
+                    )
+                )
         _raise(mistakes)
 
 
@@ -702,6 +764,10 @@ def alignment_mistakes(recipe: Recipe) -> list[Mistake]:
         return []
     place: Place = ("alignment", "kind")
     mistakes: list[Mistake] = []
+    if recipe.train.on_policy is not None:
+        mistakes.append(
+            (("train", "on_policy"), "needs a teacher with the student's tokens; leave alignment out")
+        )
     decodes = recipe.architecture != "encoder"
     if not decodes and recipe.data.source != "text":
         mistakes.append((("alignment",), "is for language models; a classifier's classes need none"))

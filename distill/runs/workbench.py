@@ -159,19 +159,22 @@ class Workbench:
                 fit,
                 self._new_student(seed),
                 loss,
-                self._student_train,
+                self._train_of("student"),
                 self._teacher_for(loss) if loss.needs_teacher else None,
             ),
             keep_model=seed == self.recipe.seeds[0],
         )
 
     def fit_baseline(self, seed: int) -> Fit:
-        """Train the same student on the labels alone: same initial weights, order, steps and schedule."""
+        """Train the same student on the labels alone: same initial weights, order, steps and schedule.
+
+        Never on its own texts, which have no labels: its steps are all on the data.
+        """
         loss = Total(terms=(Labels(),))
         fit = Fit("baseline", self.task.name, seed, self._key("baseline", seed, "labels", None))
         return self._finish(
             fit,
-            lambda: self._train_model(fit, self._new_student(seed), loss, self._student_train, None),
+            lambda: self._train_model(fit, self._new_student(seed), loss, self._train_of("baseline"), None),
             keep_model=False,
         )
 
@@ -684,9 +687,9 @@ class Workbench:
         named = isinstance(part.tokenizer, str)
         return dict(part.config), find_model(part.tokenizer).digest if named else part.tokenizer  # type: ignore[arg-type]
 
-    @property
-    def _student_train(self) -> TrainRecipe:
-        return self.recipe.train.for_task(self.task.name)  # type: ignore[arg-type]
+    def _train_of(self, role: Role) -> TrainRecipe:
+        train = self.recipe.train.for_task(self.task.name)  # type: ignore[arg-type]
+        return train if role == "student" else replace(train, on_policy=None)
 
     def _train(self, train: TrainRecipe | None) -> TrainRecipe | None:
         return None if train is None else train.for_task(self.task.name)  # type: ignore[arg-type]
@@ -706,7 +709,7 @@ class Workbench:
             "role": role,
             "seed": seed,
             "how": how,
-            "train": None if role == "teacher" else asdict(self._student_train),
+            "train": None if role == "teacher" else asdict(self._train_of(role)),
             "teacher": teacher_key,
             "teacher_model": self._origin(part or self.parts[0]),
             "student": start,

@@ -442,6 +442,36 @@ MALFORMED: list[tuple[str, str | bytes, list[str]]] = [
         changed("{task}\n", "{task}\n  train: {}\n"),
         ["4:3: teacher.train: would train again"],
     ),
+    # a student's own texts
+    (
+        "own texts of an encoder",
+        added("train: {on_policy: {}}\n"),
+        ["12:9: train.on_policy: is only for a decoder, which continues texts, found architecture encoder"],
+    ),
+    (
+        "own texts that nobody judges",
+        GOOD[: GOOD.index("  - kind: forward_kl")] + "architecture: decoder\ntrain: {on_policy: {}}\n",
+        ["11:9: train.on_policy: needs a loss with a term that compares with the teacher"],
+    ),
+    (
+        "a teacher's own texts",
+        changed("-{task}\n", "\n  train: {on_policy: {}}\n"),
+        ["4:11: teacher.train.on_policy: is only for a student, which has a teacher; leave it out"],
+    ),
+    (
+        "own texts of one task",
+        added("architecture: decoder\ntrain: {per_task: {cb: {on_policy: {}}}}\n"),
+        ["13:25: train.per_task.cb.on_policy: is not a key here"],
+    ),
+    (
+        "own texts out of range",
+        added("architecture: decoder\ntrain: {on_policy: {fraction: 1.5, top_p: 0, max_tokens: 3}}\n"),
+        [
+            "13:21: train.on_policy.fraction: must be at most 1, found 1.5",
+            "13:36: train.on_policy.top_p: must be above 0, found 0",
+            "13:46: train.on_policy.max_tokens: is not a key here; did you mean max_new_tokens?",
+        ],
+    ),
     # one task's own training
     (
         "a task nobody knows",

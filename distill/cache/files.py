@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from distill.cache.spec import CacheSpec
+from distill.disk import sha256_of, sync
 from distill.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -163,19 +164,13 @@ def verify(folder: Path, shard: Shard) -> None:
         )
 
 
-def sha256_of(path: Path) -> str:
-    """The digest of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def _replace(path: Path, write: Callable[[Path], object]) -> None:
     aside = path.with_name(f".writing-{path.name}")
     try:
         write(aside)
-        _sync(aside)
+        sync(aside)
         os.replace(aside, path)
-        _sync(path.parent)
+        sync(path.parent)
     except (OSError, SafetensorError) as error:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
@@ -183,14 +178,6 @@ def _replace(path: Path, write: Callable[[Path], object]) -> None:
         raise CheckpointError(
             f"cache {path}: cannot be written ({reason or error}); free some space there and run again to continue"
         ) from error
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from .reader import read_recipe
 from .schema import (
     Architecture,
+    CacheRecipe,
     DataRecipe,
     FromTeacher,
     MemberRecipe,
@@ -18,6 +19,7 @@ from .writer import recipe_sha256, write_recipe
 
 __all__ = [
     "Architecture",
+    "CacheRecipe",
     "DataRecipe",
     "FromTeacher",
     "MemberRecipe",

@@ -15,15 +15,26 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from distill.cache import (
+    CachedEnsemble,
+    CachedTeacher,
+    CacheSpec,
+    CacheSummary,
+    EachAlone,
+    header_of,
+    write_cache,
+)
 from distill.engine import Engine, predict
+from distill.engine.batches import Plan, total_steps
 from distill.engine.reading import Reader, Reading, reading_of
-from distill.errors import CheckpointError, ModelError
+from distill.errors import MismatchError, ModelError
 from distill.evaluation import added, size, task_score
 from distill.losses import Ensemble, Labels, Total
 from distill.models import (
     Activity,
     DataSet,
     EnsembleTeacher,
+    MaskedTokens,
     ModelSource,
     RememberedTeacher,
     Student,
@@ -36,6 +47,7 @@ from distill.models import (
 from distill.models.loading import load_model, load_tokenizer
 from distill.models.width import check_width
 from distill.recipe import MemberRecipe, NewTokenizer, Recipe, TrainRecipe
+from distill.recipe.schema import SPARSE_COUNTS
 from distill.run_folder import Role, RunFolder, fit_name, read_json, write_json
 from distill.runs.cache import RECORD, CacheEntry
 from distill.runs.corpus import Corpus, name_of
@@ -49,6 +61,8 @@ if TYPE_CHECKING:
 
     from distill.progress import Progress
 
+
+AnyTeacher = RememberedTeacher | Teacher | EnsembleTeacher | EachAlone | CachedTeacher | CachedEnsemble
 
 CALIBRATION_EXAMPLES = 1024  # as many as Minitron takes
 
@@ -107,6 +121,8 @@ class Workbench:
         self._features: dict[str, DataSet] = {}
         self._remembered: RememberedTeacher | None = None
         self._running: Teacher | EnsembleTeacher | None = None
+        self._cached: CachedTeacher | CachedEnsemble | None = None
+        self._summaries: dict[str, CacheSummary] = {}
         self._activity: Activity | None = None
 
     def fit_teacher(self) -> None:
@@ -196,7 +212,7 @@ class Workbench:
         student: Student,
         loss: Total,
         train: TrainRecipe,
-        teacher: Callable[[Student], RememberedTeacher | Teacher | EnsembleTeacher] | None,
+        teacher: Callable[[Student], AnyTeacher] | None,
     ) -> tuple[Student, dict[str, Any]]:
         if fit.role == "student" and fit.seed == self.recipe.seeds[0]:
             self._say_size(student)
@@ -289,7 +305,7 @@ class Workbench:
         if not path.is_file():
             return False
         if read_json(path).get("key") != fit.key:
-            raise CheckpointError(
+            raise MismatchError(
                 f"{path}: was made with other settings, data or versions; use another --out or remove the folder"
             )
         answered = all(
@@ -461,7 +477,11 @@ class Workbench:
         wanted = self.recipe.student.from_teacher
         return wanted is not None and wanted.vocabulary == "corpus"
 
-    def _teacher_for(self, loss: Total) -> Callable[[Student], RememberedTeacher | Teacher | EnsembleTeacher]:
+    def _teacher_for(self, loss: Total) -> Callable[[Student], AnyTeacher]:
+        if self.recipe.teacher.cache is not None:
+            return self._cached_teacher
+        if self.recipe.teacher.alone:
+            return lambda student: EachAlone(self._running_teacher(student))
         speaks = self.reading.head not in ("classification", "multiple_choice")
         return self._running_teacher if loss.reads_activations or speaks else self._remembering_teacher
 
@@ -484,6 +504,93 @@ class Workbench:
             "loss: a term compares student and teacher token by token, but they have different tokenizers; "
             "give the student the teacher's"
         )
+
+    def write_caches(self) -> dict[str, CacheSummary]:
+        """What the teachers say of the training examples, on disk: of each teacher by its fit's name."""
+        self._cached_teacher(self._new_student(self.recipe.seeds[0]))
+        return self._summaries
+
+    def _cached_teacher(self, student: Student) -> CachedTeacher | CachedEnsemble:
+        """The teachers' predictions, written where they are not on disk yet, read by all seeds.
+
+        Raises:
+            ModelError: teachers and student do not read the same tokens.
+            CheckpointError: a cache is damaged, of another teacher, or cannot be written.
+        """
+        if self._cached is None:
+            # One teacher after the other: no two of them are in memory together.
+            members = [self._cached_member(number, student) for number in range(len(self.parts))]
+            self._cached = CachedEnsemble(members, self._mean) if self.ensemble else members[0]
+        return self._cached
+
+    def _cached_member(self, number: int, student: Student) -> CachedTeacher:
+        teacher, part = self._load_member(number), self.parts[number]
+        reads_alike = name_of(teacher.tokenizer) == name_of(student.tokenizer)
+        tokens = None if reads_alike else student.tokens
+        if tokens is not None:
+            theirs, ours = teacher.tokenizer.get_vocab(), student.tokenizer.get_vocab()
+            reads_alike = all(theirs.get(name) == tokens[token] for name, token in ours.items())
+        if not reads_alike:
+            raise ModelError(
+                "teacher.cache: teacher and student have different tokenizers, so that what one says of its tokens "
+                "says nothing of the other's; give the student the teacher's"
+            )
+        name = fit_name("teacher", self.task.name, 0, number if self.ensemble else None)
+        folder = self.folder.path / "teacher-cache" / name
+        if self.recipe.cache is not None:
+            facts = json.dumps([self._part_key(part), asdict(self._cache_spec), tokens])
+            content = hashlib.sha256(facts.encode()).hexdigest()
+            folder = Path(self.recipe.cache) / f"predictions-{name}-{content[:16]}"
+        header = header_of(
+            teacher.model,
+            teacher.tokenizer,
+            labels=self.task.labels,
+            max_length=self.recipe.data.max_length,
+            template=f"{type(self.reading).__name__}{' in a chat' if self.recipe.data.chat else ''}",
+            token_map=tokens,
+        )
+        if self.accelerator.is_main_process:
+            self._summaries[name] = write_cache(
+                folder,
+                header,
+                self._training_for(student),
+                teacher if tokens is None else teacher.reading(tokens),
+                self._cache_spec,
+                epochs=self._drawn_epochs(student),
+                device=self.accelerator.device,
+                progress=self.progress,
+            )
+        self.accelerator.wait_for_everyone()
+        return CachedTeacher.open(folder, header)
+
+    @property
+    def _cache_spec(self) -> CacheSpec:
+        """What the recipe keeps, at the temperature and in the number that the loss's terms want."""
+        wanted = self.recipe.teacher.cache
+        assert wanted is not None  # noqa: S101 - who calls knows
+        if wanted.keep == "full":
+            return CacheSpec()
+        term = next(term for term in self.recipe.loss if term.needs_teacher)
+        return CacheSpec(
+            wanted.keep,
+            getattr(term, SPARSE_COUNTS[wanted.keep]),
+            getattr(term, "temperature", 1.0),
+            wanted.dtype,
+            wanted.seed,
+        )
+
+    def _drawn_epochs(self, student: Student) -> int:
+        """How many different sets of examples the training sees: one, unless tokens are hidden anew in each epoch."""
+        features, train = self._training_for(student), self._student_train
+        if not isinstance(features, MaskedTokens):
+            return 1
+        devices = self.accelerator.num_processes
+        plan = Plan(
+            micro_batch=train.per_device_train_batch_size,
+            accumulation=train.gradient_accumulation_steps,
+            devices=devices,
+        )
+        return -(-total_steps(train, len(features), devices) // plan.steps_per_epoch(len(features)))
 
     def _remembering_teacher(self, student: Student) -> RememberedTeacher:
         """The teacher's logits on the training examples, computed once for all seeds."""
@@ -591,6 +698,9 @@ class Workbench:
                 name: importlib.metadata.version(name) for name in ("distill", "torch", "transformers")
             },
         }
+        asked = self.recipe.teacher
+        if role == "student" and (asked.cache or asked.alone):
+            facts["asked"] = asked.alone, asked.cache and asdict(asked.cache)
         if (
             wanted.from_teacher is not None
             and wanted.from_teacher.weights == "fine_tuned"

@@ -131,7 +131,13 @@ def write_shard(folder: Path, number: int, tensors: dict[str, Tensor]) -> Shard:
         CheckpointError: it cannot be written; nothing half-written stays behind.
     """
     path = folder / f"shard-{number:05d}.safetensors"
-    _replace(path, lambda aside: save_file(tensors, aside))
+
+    def write(aside: Path) -> None:
+        save_file(tensors, aside)
+        # safetensors lets the owner alone read; a cache that people share is readable as its manifest is.
+        aside.chmod((folder / MANIFEST).stat().st_mode & 0o777)
+
+    _replace(path, write)
     with _said_of(path):
         return Shard(
             path.name, sha256_of(path), path.stat().st_size, len(tensors["key"]), int(tensors["start"][-1])
@@ -186,6 +192,8 @@ def _said_of(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise CheckpointError(f"cache {path}: is missing; remove {path.parent} and write it again") from error
+    except PermissionError as error:
+        raise CheckpointError(f"cache {path}: cannot be read ({error.strerror})") from error
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         raise CheckpointError(
             f"cache {path}: is damaged ({error}); remove {path.parent} and write it again"

@@ -3,7 +3,7 @@
 from distill.models.batch import Batch, DataSet, Features
 from distill.models.budget import parameter_budget
 from distill.models.dropout import set_dropout
-from distill.models.ensemble import EnsembleTeacher
+from distill.models.ensemble import EnsembleInTurn, EnsembleTeacher
 from distill.models.layers import evenly_spaced, keep_layers
 from distill.models.new_tokenizer import train_tokenizer
 from distill.models.prediction import Prediction, SparsePrediction
@@ -18,6 +18,7 @@ __all__ = [
     "Activity",
     "Batch",
     "DataSet",
+    "EnsembleInTurn",
     "EnsembleTeacher",
     "Features",
     "MaskedTokens",

@@ -33,6 +33,7 @@ from distill.losses import Ensemble, Labels, Total
 from distill.models import (
     Activity,
     DataSet,
+    EnsembleInTurn,
     EnsembleTeacher,
     MaskedTokens,
     ModelSource,
@@ -340,7 +341,7 @@ class Workbench:
         """Keep the model where that is wanted; its size either way."""
         if isinstance(made, EnsembleTeacher):
             return added(
-                [size(each.model, self._files(i).location) for i, each in enumerate(made.members)]
+                [size(made.member(i).model, self._files(i).location) for i in range(len(self.parts))]
             ).as_dict()
         if isinstance(made, Teacher):
             return size(made.model, self._source(self.parts[fit.member or 0]).location).as_dict()
@@ -386,7 +387,12 @@ class Workbench:
     def _take_ensemble(self, fit: Fit) -> tuple[EnsembleTeacher, dict[str, Any]]:
         self.progress.begin(fit.name, 1)
         provenance = {"members": [part.name for part in self.parts]}
-        return self._load_ensemble(), {"steps": 0, "tokens": 0, "provenance": provenance}
+        if self.recipe.teacher.cache is None:
+            made = self._load_ensemble()
+        else:
+            load = [partial(self._load_member, number) for number in range(len(self.parts))]
+            made = EnsembleInTurn(load, self._mean)
+        return made, {"steps": 0, "tokens": 0, "provenance": provenance}
 
     def _load_teacher(self) -> Teacher | EnsembleTeacher:
         return self._load_ensemble() if self.ensemble else self._load_member(0)

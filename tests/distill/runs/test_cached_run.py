@@ -101,6 +101,7 @@ def test_a_full_cache_trains_bitwise_the_live_run_through_a_kill(recipe, tmp_pat
     assert same(student(tmp_path / "live"), student(killed))
 
 
+@pytest.mark.slow
 def test_batches_of_a_live_teacher_differ_in_their_last_bits_only(recipe, tmp_path):
     run(asked(recipe, {"train": SHORT}, cache=None), tmp_path / "batched")
     run(replace(recipe, train=SHORT), tmp_path / "cached")
@@ -118,7 +119,7 @@ def test_batches_of_a_live_teacher_differ_in_their_last_bits_only(recipe, tmp_pa
     ],
 )
 def test_sparse_caches_train(recipe, tmp_path, cache, loss, bytes_per_row):
-    changes = {"loss": 0.5 * Labels() + 0.5 * loss, "train": SHORT, "seeds": (0, 1)}
+    changes = {"loss": 0.5 * Labels() + 0.5 * loss, "train": SHORT}
     sparse = asked(recipe, changes, cache=cache)
     report = run(sparse, tmp_path / "run").data
     assert report["student"]["tasks"]["text"]["language"]["perplexity"] > 1
@@ -129,6 +130,7 @@ def test_sparse_caches_train(recipe, tmp_path, cache, loss, bytes_per_row):
     assert content < summary.bytes < content + 2000
 
 
+@pytest.mark.slow
 def test_ghost_tokens_from_a_cache_are_those_of_the_live_teacher(recipe, tmp_path):
     """The same loss read from the whole teacher, batched, and from a cache of its best 8."""
     changes = {"loss": GhostTokenKL(kept=8), "train": SHORT}
@@ -140,7 +142,7 @@ def test_ghost_tokens_from_a_cache_are_those_of_the_live_teacher(recipe, tmp_pat
 
 
 def test_a_shared_cache_is_not_asked_again(recipe, tmp_path, monkeypatch):
-    shared = replace(recipe, cache=str(tmp_path / "shared"), train=SHORT)
+    shared = replace(recipe, cache=str(tmp_path / "shared"), train=SHORT, seeds=(0, 1))
     run(shared, tmp_path / "first")
     calls = []
     ask = Teacher.__call__
@@ -173,22 +175,31 @@ def test_members_are_cached_one_at_a_time(recipe, tmp_path, monkeypatch):
         torch.testing.assert_close(one[name], other[name], atol=1e-6, rtol=0)
 
 
-def test_hidden_tokens_are_cached_for_every_epoch(recipe, tiny_bert, tmp_path):
+@pytest.mark.slow
+def test_hidden_tokens_and_a_students_own_vocabulary_are_cached_for_every_epoch(recipe, tiny_bert, tmp_path):
     masked = replace(
         recipe,
         architecture="encoder",
         data=replace(recipe.data, train_examples=24),
-        teacher=TeacherRecipe(model=str(tiny_bert), train=SHORT, cache=CacheRecipe(keep="top_k")),
-        loss=(GhostTokenKL(kept=4),),
-        train=replace(TRAIN, num_train_epochs=1.5),
+        teacher=TeacherRecipe(model=str(tiny_bert), train=SHORT, cache=CacheRecipe()),
+        student=StudentRecipe(from_teacher=FromTeacher(layers=2, vocabulary="corpus")),
+        train=replace(TRAIN, num_train_epochs=1.5, save_steps=500),
+        cache=str(tmp_path / "shared"),
     )
-    run(masked, tmp_path / "run")
-    (summary,) = write_teacher_caches(masked, tmp_path / "run").values()
-    examples = json.loads((tmp_path / "run" / "fits" / "student-text-seed0.json").read_text())[
-        "train_examples"
-    ]
-    assert examples < summary.examples <= 2 * examples
+    run(masked, tmp_path / "cached")
+    run(asked(masked, cache=None, alone=True), tmp_path / "live")
+    assert same(student(tmp_path / "live"), student(tmp_path / "cached"))
+    (summary,) = write_teacher_caches(masked, tmp_path / "cached").values()
+    assert 24 < summary.examples <= 48
     assert summary.computed == 0
+    assert summary.bytes_per_row < 4 * 1000  # the student's tokens alone, of the teacher's 30,522
+
+
+def test_a_full_cache_is_the_live_teacher_in_bfloat16_training_too(recipe, tmp_path):
+    changes = {"train": replace(SHORT, precision="bf16")}
+    run(asked(recipe, changes, cache=None, alone=True), tmp_path / "live")
+    run(asked(recipe, changes), tmp_path / "cached")
+    assert same(student(tmp_path / "live"), student(tmp_path / "cached"))
 
 
 @pytest.fixture

@@ -66,7 +66,15 @@ def test_the_commands_are_these_and_no_others():
         "run": ["--json", "--out", "--set"],
         "cache": ["--json", "--out", "--set"],
         "report": ["--json"],
-        "evaluate": ["--batch-size", "--data", "--json", "--max-length", "--predictions", "--task"],
+        "evaluate": [
+            "--architecture",
+            "--batch-size",
+            "--data",
+            "--json",
+            "--max-length",
+            "--predictions",
+            "--task",
+        ],
         "recipes": [],
         "conformance": ["--json"],
     }

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distill.recipe import FromTeacher, MemberRecipe, Recipe
-from distill.recipe.budget import Budget, planned_budgets, planned_shape
+from distill.recipe.budget import Budget, cache_bytes_of_row, planned_budgets, planned_shape
 from distill.tasks import TASKS
 
 
@@ -42,6 +42,7 @@ class Plan:
             },
             "parameters_are_upper_bound": self._trims_vocabulary,
             "shape": None if self.shape is None else self.shape.shape_as_dict(),
+            "cache_bytes_per_row": cache_bytes_of_row(self.recipe),
             "tasks": self.tasks,
         }
 
@@ -59,6 +60,7 @@ class Plan:
             f"  data     {recipe.data.source}{' ' + recipe.data.path if recipe.data.path else ''}",
             *(f"  teacher  {part.name}, {_how(part)}" for part in recipe.teacher.parts),
             *self._sizes,
+            *self._cache,
             f"  loss     {loss}",
             f"  fits     {self._fits}: {roles} on {len(self.tasks)} tasks, seeds {', '.join(map(str, recipe.seeds))}",
             f"  folder   {recipe.folder}",
@@ -97,9 +99,32 @@ class Plan:
         return lines
 
     @property
+    def _cache(self) -> list[str]:
+        """What the teachers' cache will weigh, as far as it is known before texts are cut into tokens."""
+        cache = self.recipe.teacher.cache
+        if cache is None:
+            return []
+        weight = cache_bytes_of_row(self.recipe)
+        shown = "size not known: the teacher's vocabulary is not on this machine"
+        if weight is not None:
+            bound = "at most " if self._trims_vocabulary and cache.keep == "full" else ""
+            shown = f"{bound}{weight:,} bytes a token that is learnt"
+            text = self.tasks.get("text", {}).get("train")
+            if text is not None and self.recipe.architecture == "decoder":
+                most = text * self.recipe.data.max_length * weight
+                shown += f", at most {_size(most)}"
+            if len(self.recipe.teacher.parts) > 1:
+                shown += f", for each of {len(self.recipe.teacher.parts)} teachers"
+        return [f"  cache    {cache.keep}, {shown}"]
+
+    @property
     def _fits(self) -> int:
         seeds = len(self.recipe.seeds)
         return len(self.tasks) * (len(self.recipe.teacher.parts) + seeds * (2 if self.recipe.baseline else 1))
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:,.3g} GB" if count >= 1e9 else f"{count / 1e6:,.3g} MB"
 
 
 def _how(part: MemberRecipe) -> str:

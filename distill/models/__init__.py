@@ -4,7 +4,7 @@ from distill.models.batch import Batch, DataSet, Features
 from distill.models.budget import parameter_budget
 from distill.models.depth import block_influence, choose_layers, layer_importance, linearity
 from distill.models.dropout import set_dropout
-from distill.models.ensemble import EnsembleTeacher
+from distill.models.ensemble import EnsembleInTurn, EnsembleTeacher
 from distill.models.layers import evenly_spaced, keep_layers
 from distill.models.new_tokenizer import train_tokenizer
 from distill.models.prediction import Prediction, SparsePrediction
@@ -20,6 +20,7 @@ __all__ = [
     "Activity",
     "Batch",
     "DataSet",
+    "EnsembleInTurn",
     "EnsembleTeacher",
     "Features",
     "MaskedTokens",

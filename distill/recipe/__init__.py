@@ -4,6 +4,7 @@ from .reader import read_recipe
 from .schema import (
     AlignmentRecipe,
     Architecture,
+    CacheRecipe,
     DataRecipe,
     FromTeacher,
     MemberRecipe,
@@ -21,6 +22,7 @@ from .writer import recipe_sha256, write_recipe
 __all__ = [
     "AlignmentRecipe",
     "Architecture",
+    "CacheRecipe",
     "DataRecipe",
     "FromTeacher",
     "MemberRecipe",

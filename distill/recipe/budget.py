@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .packages import PREFIX, model_folder
-from .schema import FromTeacher, Recipe
+from .schema import SPARSE_COUNTS, FromTeacher, NewTokenizer, Recipe, bytes_of_row
 from .shape import (
     BERT_LIKE,
     LLAMA_LIKE,
@@ -313,6 +313,23 @@ def planned_budgets(recipe: Recipe) -> dict[str, Budget | None]:
         "teacher": None if teacher is None else budget_of(teacher),
         "student": None if config is None else budget_of(config),
     }
+
+
+def cache_bytes_of_row(recipe: Recipe) -> int | None:
+    """What a teacher's cache keeps of each row, in bytes; None without a cache, or where no file here tells."""
+    cache, first = recipe.teacher.cache, recipe.teacher.parts[0]
+    if cache is None:
+        return None
+    config = local_config(first.for_task(recipe.data.tasks[0])) if first.config is None else first.config
+    classes = (config or {}).get("vocab_size")
+    if isinstance(first.tokenizer, NewTokenizer):
+        classes = first.tokenizer.train
+    if type(classes) is not int:
+        return None
+    count = 0
+    if cache.keep != "full":
+        count = getattr(next(term for term in recipe.loss if term.needs_teacher), SPARSE_COUNTS[cache.keep])
+    return bytes_of_row(cache.keep, classes, count=count, dtype=cache.dtype)
 
 
 def local_config(model: str) -> Mapping[str, Any] | None:

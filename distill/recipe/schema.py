@@ -368,6 +368,38 @@ class MemberRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CacheRecipe:
+    """A language model's predictions, computed once, kept on disk and read by every seed and epoch.
+
+    Attributes:
+        keep: Of each token "full" (all logits, so that training is bitwise that with `alone`), "top_k" (the most
+            likely tokens, for ghost_token_kl) or "sampled" (an unbiased draw, for sampled_targets). What of these is
+            kept at which temperature is what the loss's term says. Default "full".
+        count: Tokens or draws a row, with top_k and sampled. Default: as the loss's term (its `kept` or `samples`).
+        dtype: Of the probabilities of top_k: "float32" (exact), "bfloat16" or "float16". Default "float32".
+        seed: Of the draws of sampled. Default 0.
+    """
+
+    keep: Literal["full", "top_k", "sampled"] = "full"
+    count: Count | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    seed: Seed = 0
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        mistakes: list[Mistake] = []
+        if self.keep == "full" and self.count is not None:
+            mistakes.append((("count",), "is only for keep top_k and sampled; leave it out"))
+        if self.keep != "top_k" and self.dtype != "float32":
+            mistakes.append((("dtype",), f"is only for keep top_k, found keep {self.keep}; leave it out"))
+        if self.keep != "sampled" and self.seed:
+            mistakes.append((("seed",), f"is only for keep sampled, found keep {self.keep}; leave it out"))
+        _raise(mistakes)
+
+
+@dataclass(frozen=True, kw_only=True)
 class TeacherRecipe(MemberRecipe):
     """The model to learn from, or several: one of `model`, `config` and `members`.
 
@@ -387,11 +419,19 @@ class TeacherRecipe(MemberRecipe):
         mean: Of several teachers' "probabilities" (what one finds likely is likely; at the temperature of the loss)
             or "logits" (likely is what all find likely; BabyLlama). Default "probabilities".
         weights: Of the members in the mean. Default: all alike.
+        cache: Ask a language model once about each training example and keep what it says on disk, in the run's
+            folder or in the recipe's `cache`. Several members are asked one after the other, so that they need not
+            fit into memory together. Default: the teacher runs beside the student.
+        alone: Ask a language model about one example at a time, without padding, so that what it says does not
+            depend on the batch: bitwise as with a full cache. As quick as batches from some 100 M parameters on,
+            slower below. Default false.
     """
 
     members: Annotated[tuple[MemberRecipe, ...], Field(min_length=2)] | None = None
     mean: Literal["probabilities", "logits"] = "probabilities"
     weights: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...] | None = None
+    cache: CacheRecipe | None = None
+    alone: bool = False
 
     @property
     def parts(self) -> tuple[MemberRecipe, ...]:
@@ -674,7 +714,7 @@ class Recipe:
         seeds: One student (and one baseline) is trained for each. Default: 0 alone.
         baseline: Also train the same student on the labels alone, to see what the teacher is worth.
         output: The run's folder. Default: runs/ and the name.
-        cache: A folder where runs share fine-tuned teachers and finished baselines. Default: none.
+        cache: A folder where runs share fine-tuned teachers, their predictions and finished baselines. Default: none.
     """
 
     name: Name
@@ -720,6 +760,8 @@ class Recipe:
         mistakes += alignment_mistakes(self)
         mistakes += teacher_mistakes(self.teacher, self.data)
         mistakes += ensemble_mistakes(self.teacher, self.loss)
+        classifies = self.architecture == "encoder" and self.data.source != "text"
+        mistakes += cache_mistakes(self.teacher, self.loss, classifies=classifies)
         mistakes += start_mistakes(self.teacher, self.student)
         mistakes += group_mistakes(self.loss, self.train, self.data)
         if self.train.on_policy is not None:
@@ -764,6 +806,8 @@ def alignment_mistakes(recipe: Recipe) -> list[Mistake]:
         return []
     place: Place = ("alignment", "kind")
     mistakes: list[Mistake] = []
+    if recipe.teacher.cache is not None:
+        mistakes.append((("teacher", "cache"), "is of the student's own tokens; leave it or alignment out"))
     if recipe.train.on_policy is not None:
         mistakes.append(
             (("train", "on_policy"), "needs a teacher with the student's tokens; leave alignment out")
@@ -824,6 +868,104 @@ def ensemble_mistakes(teacher: TeacherRecipe, loss: tuple[AnyLoss, ...]) -> list
             "probabilities is one at one temperature",
         )
     ]
+
+
+def cache_mistakes(
+    teacher: TeacherRecipe, loss: tuple[AnyLoss, ...], *, classifies: bool = False
+) -> list[Mistake]:
+    """A cache that the loss cannot be computed from, or that is of no use."""
+    cache = teacher.cache
+    at: Place = ("teacher", "cache" if cache else "alone")
+    if cache is None and not teacher.alone:
+        return []
+    if cache is not None and teacher.alone:
+        return [
+            (("teacher", "alone"), "stands beside cache, which asks about each example alone; leave it out")
+        ]
+    if classifies:
+        return [
+            (
+                at,
+                "is for language models: a classifier's few logits are always computed once and held in memory; "
+                "leave it out",
+            )
+        ]
+    terms = [(index, term) for index, term in enumerate(loss) if term.needs_teacher]
+    if not terms:
+        return [(at, "is of no use: no term of the loss reads a teacher; leave it out")]
+    for index, term in terms:
+        if term.reads_activations:
+            return [
+                (
+                    at,
+                    f"holds no activations, which loss.{index} ({term.kind}) compares; leave one of them out",
+                )
+            ]
+    if cache is None or cache.keep == "full":
+        return []
+    if teacher.members is not None:
+        return [((*at, "keep"), f"must be full with members, whose logits are averaged, found {cache.keep}")]
+    return [mistake for index, term in terms for mistake in _sparse_mistakes(cache, index, term, terms[0])]
+
+
+SPARSE_LOSSES = {"top_k": "ghost_token_kl", "sampled": "sampled_targets"}
+SPARSE_COUNTS = {"top_k": "kept", "sampled": "samples"}
+
+
+def _sparse_mistakes(
+    cache: CacheRecipe, index: int, term: AnyLoss, first: tuple[int, AnyLoss]
+) -> list[Mistake]:
+    """Why a term cannot read a cache of some classes a row."""
+    if term.sparse != cache.keep:
+        return [
+            (
+                ("loss", index, "kind"),
+                f"must be {SPARSE_LOSSES[cache.keep]} with teacher.cache.keep {cache.keep}, found {term.kind}: use that "
+                "one, or keep: full",
+            )
+        ]
+    mistakes: list[Mistake] = []
+    what = SPARSE_COUNTS[cache.keep]
+    place, wanted = f"loss.{first[0]}.{what}", getattr(first[1], what)
+    if cache.count is not None:
+        place, wanted = "teacher.cache.count", cache.count
+    if getattr(term, what) != wanted:
+        mistakes.append(
+            (
+                ("loss", index, what),
+                f"must equal {place} ({wanted}), found {getattr(term, what)}: one cache serves both",
+            )
+        )
+    temperature, found = getattr(first[1], "temperature", 1.0), getattr(term, "temperature", 1.0)
+    if found != temperature:
+        mistakes.append(
+            (
+                ("loss", index, "temperature"),
+                f"must equal that of loss.{first[0]} ({temperature:g}), found {found:g}: the cache keeps "
+                f"probabilities of one temperature; or use keep: full",
+            )
+        )
+    if getattr(term, "power", 1.0) != 1:
+        mistakes.append(
+            (
+                ("loss", index, "power"),
+                f"must be 1 with a cached sample, found {getattr(term, 'power', 1.0):g}",
+            )
+        )
+    return mistakes
+
+
+def bytes_of_row(
+    keep: str, classes: int, *, count: int = 0, dtype: str = "float32", element_size: int = 4
+) -> int:
+    """What one row of a teacher's cache weighs, `element_size` bytes a logit; the files' own headers not counted."""
+    if keep == "full":
+        return classes * element_size
+    kept = min(count, classes) if keep == "top_k" else count
+    return kept * ((2 if classes <= UINT16 else 4) + (4 if dtype == "float32" else 2))
+
+
+UINT16 = 65536  # so many classes are told by two bytes
 
 
 def start_mistakes(teacher: TeacherRecipe, student: StudentRecipe) -> list[Mistake]:

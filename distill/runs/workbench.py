@@ -16,17 +16,29 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from distill.alignment import AlignedExample, Coverage, TokenReader
+from distill.cache import (
+    CachedEnsemble,
+    CachedTeacher,
+    CacheSpec,
+    CacheSummary,
+    EachAlone,
+    header_of,
+    write_cache,
+)
 from distill.engine import Engine, predict
+from distill.engine.batches import Plan, total_steps
 from distill.engine.comparison import Aligned, Comparison, CrossAttention, Reduced
 from distill.engine.reading import Reader, Reading, reading_of
-from distill.errors import CheckpointError, ModelError
+from distill.errors import MismatchError, ModelError
 from distill.evaluation import added, size, task_score
 from distill.losses import Ensemble, Labels, Total
 from distill.models import (
     Activity,
     Batch,
     DataSet,
+    EnsembleInTurn,
     EnsembleTeacher,
+    MaskedTokens,
     ModelSource,
     RememberedTeacher,
     Student,
@@ -47,6 +59,7 @@ from distill.models.teacher import weights_precision
 from distill.models.width import check_width
 from distill.recipe import FromTeacher, MemberRecipe, NewTokenizer, Recipe, TrainRecipe
 from distill.recipe.budget import fitted
+from distill.recipe.schema import SPARSE_COUNTS
 from distill.run_folder import Role, RunFolder, fit_name, read_json, write_json
 from distill.runs.cache import RECORD, CacheEntry
 from distill.runs.corpus import Corpus, name_of
@@ -60,6 +73,8 @@ if TYPE_CHECKING:
 
     from distill.progress import Progress
 
+
+AnyTeacher = RememberedTeacher | Teacher | EnsembleTeacher | EachAlone | CachedTeacher | CachedEnsemble
 
 CALIBRATION_EXAMPLES = 1024  # as many as Minitron takes
 
@@ -121,6 +136,8 @@ class Workbench:
         self._together: tuple[DataSet, DataSet, list[AlignedExample]] | None = None
         self._told_of_alignment = False
         self._shape: FromTeacher | None = None
+        self._cached: CachedTeacher | CachedEnsemble | None = None
+        self._summaries: dict[str, CacheSummary] = {}
         self._activity: Activity | None = None
         self._importance: dict[str, Tensor] | None = None
         self._refitted: dict[str, Tensor] | None = None
@@ -220,7 +237,7 @@ class Workbench:
         student: Student,
         loss: Total,
         train: TrainRecipe,
-        teacher: Callable[[Student], RememberedTeacher | Teacher | EnsembleTeacher] | None,
+        teacher: Callable[[Student], AnyTeacher] | None,
     ) -> tuple[Student, dict[str, Any]]:
         if fit.role == "student" and fit.seed == self.recipe.seeds[0]:
             self._say_size(student)
@@ -317,7 +334,7 @@ class Workbench:
         if not path.is_file():
             return False
         if read_json(path).get("key") != fit.key:
-            raise CheckpointError(
+            raise MismatchError(
                 f"{path}: was made with other settings, data or versions; use another --out or remove the folder"
             )
         answered = all(
@@ -352,7 +369,7 @@ class Workbench:
         """Keep the model where that is wanted; its size either way."""
         if isinstance(made, EnsembleTeacher):
             return added(
-                [size(each.model, self._files(i).location) for i, each in enumerate(made.members)]
+                [size(made.member(i).model, self._files(i).location) for i in range(len(self.parts))]
             ).as_dict()
         if isinstance(made, Teacher):
             return size(made.model, self._source(self.parts[fit.member or 0]).location).as_dict()
@@ -398,7 +415,12 @@ class Workbench:
     def _take_ensemble(self, fit: Fit) -> tuple[EnsembleTeacher, dict[str, Any]]:
         self.progress.begin(fit.name, 1)
         provenance = {"members": [part.name for part in self.parts]}
-        return self._load_ensemble(), {"steps": 0, "tokens": 0, "provenance": provenance}
+        if self.recipe.teacher.cache is None:
+            made = self._load_ensemble()
+        else:
+            load = [partial(self._load_member, number) for number in range(len(self.parts))]
+            made = EnsembleInTurn(load, self._mean)
+        return made, {"steps": 0, "tokens": 0, "provenance": provenance}
 
     def _load_teacher(self) -> Teacher | EnsembleTeacher:
         return self._load_ensemble() if self.ensemble else self._load_member(0)
@@ -545,7 +567,11 @@ class Workbench:
         wanted = self.recipe.student.from_teacher
         return wanted is not None and wanted.vocabulary == "corpus"
 
-    def _teacher_for(self, loss: Total) -> Callable[[Student], RememberedTeacher | Teacher | EnsembleTeacher]:
+    def _teacher_for(self, loss: Total) -> Callable[[Student], AnyTeacher]:
+        if self.recipe.teacher.cache is not None:
+            return self._cached_teacher
+        if self.recipe.teacher.alone:
+            return lambda student: EachAlone(self._running_teacher(student))
         speaks = self.reading.head not in ("classification", "multiple_choice")
         return self._running_teacher if loss.reads_activations or speaks else self._remembering_teacher
 
@@ -570,6 +596,93 @@ class Workbench:
             "loss: a term compares student and teacher token by token, but they have different tokenizers; "
             "say how to align them (alignment: {kind: shared}), or give the student the teacher's"
         )
+
+    def write_caches(self) -> dict[str, CacheSummary]:
+        """What the teachers say of the training examples, on disk: of each teacher by its fit's name."""
+        self._cached_teacher(self._new_student(self.recipe.seeds[0]))
+        return self._summaries
+
+    def _cached_teacher(self, student: Student) -> CachedTeacher | CachedEnsemble:
+        """The teachers' predictions, written where they are not on disk yet, read by all seeds.
+
+        Raises:
+            ModelError: teachers and student do not read the same tokens.
+            CheckpointError: a cache is damaged, of another teacher, or cannot be written.
+        """
+        if self._cached is None:
+            # One teacher after the other: no two of them are in memory together.
+            members = [self._cached_member(number, student) for number in range(len(self.parts))]
+            self._cached = CachedEnsemble(members, self._mean) if self.ensemble else members[0]
+        return self._cached
+
+    def _cached_member(self, number: int, student: Student) -> CachedTeacher:
+        teacher, part = self._load_member(number), self.parts[number]
+        reads_alike = name_of(teacher.tokenizer) == name_of(student.tokenizer)
+        tokens = None if reads_alike else student.tokens
+        if tokens is not None:
+            theirs, ours = teacher.tokenizer.get_vocab(), student.tokenizer.get_vocab()
+            reads_alike = all(theirs.get(name) == tokens[token] for name, token in ours.items())
+        if not reads_alike:
+            raise ModelError(
+                "teacher.cache: teacher and student have different tokenizers, so that what one says of its tokens "
+                "says nothing of the other's; give the student the teacher's"
+            )
+        name = fit_name("teacher", self.task.name, 0, number if self.ensemble else None)
+        folder = self.folder.path / "teacher-cache" / name
+        if self.recipe.cache is not None:
+            facts = json.dumps([self._part_key(part), asdict(self._cache_spec), tokens])
+            content = hashlib.sha256(facts.encode()).hexdigest()
+            folder = Path(self.recipe.cache) / f"predictions-{name}-{content[:16]}"
+        header = header_of(
+            teacher.model,
+            teacher.tokenizer,
+            labels=self.task.labels,
+            max_length=self.recipe.data.max_length,
+            template=f"{type(self.reading).__name__}{' in a chat' if self.recipe.data.chat else ''}",
+            token_map=tokens,
+        )
+        if self.accelerator.is_main_process:
+            self._summaries[name] = write_cache(
+                folder,
+                header,
+                self._training_for(student),
+                teacher if tokens is None else teacher.reading(tokens),
+                self._cache_spec,
+                epochs=self._drawn_epochs(student),
+                device=self.accelerator.device,
+                progress=self.progress,
+            )
+        self.accelerator.wait_for_everyone()
+        return CachedTeacher.open(folder, header)
+
+    @property
+    def _cache_spec(self) -> CacheSpec:
+        """What the recipe keeps, at the temperature and in the number that the loss's terms want."""
+        wanted = self.recipe.teacher.cache
+        assert wanted is not None  # noqa: S101 - who calls knows
+        if wanted.keep == "full":
+            return CacheSpec()
+        term = next(term for term in self.recipe.loss if term.needs_teacher)
+        return CacheSpec(
+            wanted.keep,
+            getattr(term, SPARSE_COUNTS[wanted.keep]),
+            getattr(term, "temperature", 1.0),
+            wanted.dtype,
+            wanted.seed,
+        )
+
+    def _drawn_epochs(self, student: Student) -> int:
+        """How many different sets of examples the training sees: one, unless tokens are hidden anew in each epoch."""
+        features, train = self._training_for(student), self._train_of("student")
+        if not isinstance(features, MaskedTokens):
+            return 1
+        devices = self.accelerator.num_processes
+        plan = Plan(
+            micro_batch=train.per_device_train_batch_size,
+            accumulation=train.gradient_accumulation_steps,
+            devices=devices,
+        )
+        return -(-total_steps(train, len(features), devices) // plan.steps_per_epoch(len(features)))
 
     def _remembering_teacher(self, student: Student) -> RememberedTeacher:
         """The teacher's logits on the training examples, computed once for all seeds."""
@@ -736,6 +849,9 @@ class Workbench:
                 )
             },
         }
+        teacher = self.recipe.teacher
+        if role == "student" and (teacher.cache or teacher.alone):
+            facts["asked"] = teacher.alone, teacher.cache and asdict(teacher.cache)
         if (
             wanted.from_teacher is not None
             and wanted.from_teacher.weights == "fine_tuned"

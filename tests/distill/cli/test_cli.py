@@ -64,6 +64,7 @@ def test_the_commands_are_these_and_no_others():
     } == {
         "check": ["--json", "--set"],
         "run": ["--json", "--out", "--set"],
+        "cache": ["--json", "--out", "--set"],
         "report": ["--json"],
         "evaluate": [
             "--architecture",

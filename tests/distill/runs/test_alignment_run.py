@@ -15,9 +15,11 @@ from distill.models import NextTokens, Student, Teacher, train_tokenizer
 from distill.progress import Silent
 from distill.recipe import (
     AlignmentRecipe,
+    CacheRecipe,
     DataRecipe,
     FromTeacher,
     NewTokenizer,
+    OnPolicy,
     Recipe,
     StudentRecipe,
     TeacherRecipe,
@@ -178,6 +180,11 @@ def test_heads_padded_differently_are_compared_over_the_tokenizers_tokens():
         ({"architecture": "encoder", "data": DataRecipe()}, "for language models"),
         ({"loss": HiddenStates()}, "compares models token by token"),
         ({"loss": DualSpace()}, "cross_attention is for dual_space"),
+        (
+            {"teacher": TeacherRecipe(model="x", train=TRAIN, cache=CacheRecipe(keep="full"))},
+            "leave it or alignment out",
+        ),
+        ({"train": replace(TRAIN, on_policy=OnPolicy(fraction=0.5))}, "leave alignment out"),
         ({"alignment": AlignmentRecipe(kind="cross_attention")}, "cross_attention is for dual_space"),
         ({"loss": ForwardKL()}, "must be sorted_transport and multi_level_transport"),
         ({"alignment": AlignmentRecipe(kind="reduce")}, "found reduce"),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .packages import PREFIX, model_folder
-from .schema import FromTeacher, Recipe
+from .schema import FromTeacher, Recipe, StudentVocabulary
 
 # Model types whose modules have BERT's names and whose attention is as wide as the model.
 BERT_LIKE = ("bert", "roberta", "xlm-roberta", "camembert")
@@ -85,11 +85,16 @@ def budget_of(config: Mapping[str, Any]) -> Budget | None:
 
 
 def cut_config(config: Mapping[str, Any], cut: FromTeacher) -> dict[str, Any]:
-    """The config of the student that `cut` makes of a BERT-like teacher; its vocabulary is left as it is."""
+    """The config of the student that `cut` makes of a BERT-like teacher.
+
+    Its vocabulary has the size of a new tokenizer, or is left as it is.
+    """
+    new = cut.vocabulary.train if isinstance(cut.vocabulary, StudentVocabulary) else None
     hidden = cut.hidden or config["hidden_size"]
     head = config["hidden_size"] // config["num_attention_heads"]
     return {
         **config,
+        "vocab_size": new or config["vocab_size"],
         "num_hidden_layers": cut.layers if isinstance(cut.layers, int) else len(cut.layers),
         "hidden_size": hidden,
         "num_attention_heads": hidden // head,
@@ -100,7 +105,8 @@ def cut_config(config: Mapping[str, Any], cut: FromTeacher) -> dict[str, Any]:
 def planned_budgets(recipe: Recipe) -> dict[str, Budget | None]:
     """Teacher's and student's parameters as far as files here tell: None is not known.
 
-    With `vocabulary: corpus` the student's embedding is the whole vocabulary's: an upper bound.
+    With a trimmed vocabulary the student's embedding is the whole vocabulary's, and with a new tokenizer the size asked
+    for: an upper bound.
     """
     first, student = recipe.teacher.parts[0], recipe.student
     teacher = local_config(first.for_task(recipe.data.tasks[0])) if first.config is None else first.config

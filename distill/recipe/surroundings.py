@@ -7,7 +7,7 @@ import os
 from pathlib import PurePosixPath, PureWindowsPath
 
 from .budget import budget_of, local_config
-from .schema import TASK_NAMES, DataRecipe, StudentRecipe, TeacherRecipe
+from .schema import TASK_NAMES, DataRecipe, StudentRecipe, StudentVocabulary, TeacherRecipe
 from .wording import Mistake, Place
 
 
@@ -23,17 +23,8 @@ def data_mistakes(data: DataRecipe) -> list[Mistake]:
             )
         ]
     if data.source == "text":
-        mistakes: list[Mistake] = []
-        for key, path in (("path", data.path), ("validation", data.validation)):
-            if path is not None and not os.path.exists(path):
-                mistakes.append(
-                    (
-                        ("data", key),
-                        f"must be a text file or a folder of .txt files, found nothing at {path!r} (relative to the "
-                        "working directory)",
-                    )
-                )
-        return mistakes
+        files = (("path", data.path), ("validation", data.validation))
+        return [m for key, path in files if path is not None for m in _text_mistakes(("data", key), path)]
     return []
 
 
@@ -56,6 +47,9 @@ def student_mistakes(student: StudentRecipe) -> list[Mistake]:
     mistakes = _model_mistakes(("student", "model"), student.model) if student.model is not None else []
     if isinstance(student.tokenizer, str):
         mistakes += _model_mistakes(("student", "tokenizer"), student.tokenizer)
+    vocabulary = student.from_teacher.vocabulary if student.from_teacher is not None else None
+    if isinstance(vocabulary, StudentVocabulary) and vocabulary.texts is not None:
+        mistakes += _text_mistakes(("student", "from_teacher", "vocabulary", "texts"), vocabulary.texts)
     return mistakes
 
 
@@ -83,6 +77,18 @@ def width_mistakes(student: StudentRecipe, teacher: TeacherRecipe, data: DataRec
             )
         )
     return mistakes
+
+
+def _text_mistakes(place: Place, path: str) -> list[Mistake]:
+    if os.path.exists(path):
+        return []
+    return [
+        (
+            place,
+            f"must be a text file or a folder of .txt files, found nothing at {path!r} (relative to the "
+            "working directory)",
+        )
+    ]
 
 
 def _model_mistakes(place: Place, model: str) -> list[Mistake]:

@@ -35,7 +35,7 @@ from distill.models import (
 )
 from distill.models.loading import load_model, load_tokenizer
 from distill.models.width import check_width
-from distill.recipe import MemberRecipe, NewTokenizer, Recipe, TrainRecipe
+from distill.recipe import MemberRecipe, NewTokenizer, Recipe, StudentVocabulary, TrainRecipe
 from distill.run_folder import Role, RunFolder, fit_name, read_json, write_json
 from distill.runs.cache import RECORD, CacheEntry
 from distill.runs.corpus import Corpus, name_of
@@ -418,7 +418,6 @@ class Workbench:
         if wanted.from_teacher is not None:
             tuned = wanted.from_teacher.weights == "fine_tuned"
             source = self._files(0) if tuned else self._source(self.parts[0])
-            used = self.corpus.tokens(load_tokenizer(source)) if self._trims_vocabulary else None
             return Student.from_teacher(
                 source,
                 layers=wanted.from_teacher.layers,
@@ -428,7 +427,7 @@ class Workbench:
                 kind=kind,
                 labels=labels,
                 seed=seed,
-                used_tokens=used,
+                **self._vocabulary_of(load_tokenizer(source), wanted.from_teacher.vocabulary),
             )
         if wanted.model is not None:
             return Student.load(
@@ -456,10 +455,21 @@ class Workbench:
             self._activity = measure_activity(model.to(self.accelerator.device), batches)
         return self._activity
 
+    def _vocabulary_of(
+        self, theirs: PreTrainedTokenizerBase, wanted: str | StudentVocabulary
+    ) -> dict[str, Any]:
+        """Which tokens a part of the teacher reads, as `Student.from_teacher` takes it."""
+        if isinstance(wanted, StudentVocabulary) and wanted.train is not None:
+            return {"tokenizer": self.corpus.tokenizer(theirs, wanted.train)}
+        if wanted == "teacher":
+            return {}
+        least = wanted.at_least if isinstance(wanted, StudentVocabulary) else None
+        return {"used_tokens": self.corpus.tokens(theirs), "at_least": least or 0}
+
     @property
-    def _trims_vocabulary(self) -> bool:
+    def _changes_vocabulary(self) -> bool:
         wanted = self.recipe.student.from_teacher
-        return wanted is not None and wanted.vocabulary == "corpus"
+        return wanted is not None and wanted.vocabulary != "teacher"
 
     def _teacher_for(self, loss: Total) -> Callable[[Student], RememberedTeacher | Teacher | EnsembleTeacher]:
         speaks = self.reading.head not in ("classification", "multiple_choice")
@@ -578,7 +588,7 @@ class Workbench:
             "teacher": teacher_key,
             "teacher_model": self._origin(part or self.parts[0]),
             "student": start,
-            "corpus": self.corpus.digests if role != "teacher" and self._trims_vocabulary else None,
+            "corpus": self.corpus.digests if role != "teacher" and self._changes_vocabulary else None,
             "data": self.data.sha256,
             "diagnostics": [data.sha256 for data in self.diagnostics],
             "architecture": self.recipe.architecture,

@@ -29,7 +29,7 @@ def smaller_tokenizer(
 
     Normaliser, pre-tokenizer, decoder, special tokens, post-processor and chat template are the teacher's. The special
     and other added tokens come first, in their old order. The same texts in the same order give the same tokenizer.
-    Letters that a teacher without bytes does not know are not learnt: they stay unknown.
+    Letters that the teacher does not know are not learnt: they are read as bytes, or stay unknown.
 
     Args:
         teacher: a fast WordPiece, Unigram or BPE tokenizer.
@@ -75,7 +75,13 @@ def smaller_tokenizer(
         wordpiece = old["type"] == "WordPiece"
         # Letters inside of words stand here so that they are not found in the order in which the trainer happens to
         # look at words: ids break ties.
-        forms = [form for letter in known for form in (letter, inside + letter)] if wordpiece else []
+        within = set().union(*(word[1:] for word in words)) if wordpiece else set()
+        forms = [
+            form
+            for letter in known
+            for form in (letter, inside + letter)
+            if wordpiece and (form in theirs or letter in within)
+        ]
         settings: dict[str, Any] = {
             "vocab_size": size,
             "special_tokens": list(dict.fromkeys([*reserved, *forms])),
@@ -183,15 +189,15 @@ def train_unigram(words: Mapping[str, int], size: int, letters: Sequence[str]) -
         for _ in range(2):
             scores = _scores(pieces)
             pieces = dict.fromkeys(pieces, 0) | _best_cuts(scores, order, spelled)
-        dear = {piece for piece, count in pieces.items() if count or piece in always}
-        room = max(size, len(always), int(SHRINK * len(pieces)))
-        if len(dear) > room:
-            scores = _scores(pieces)
-            ranked = sorted(dear - always, key=lambda piece: (-pieces[piece] * _loss(piece, scores), piece))
-            dear = always.union(ranked[: room - len(always)])
-        if len(dear) == len(pieces):
+        room = max(size, len(always))
+        if len(pieces) <= room:
             break
-        pieces = {piece: count for piece, count in pieces.items() if piece in dear}
+        scores = _scores(pieces)
+        dear = {piece: count * _loss(piece, scores) for piece, count in pieces.items() if piece not in always}
+        # In the order of the seeds where nothing is lost: such pieces fill the room that others leave.
+        ranked = sorted(dear, key=dear.__getitem__, reverse=True)
+        left = always.union(ranked[: max(room, int(SHRINK * len(pieces))) - len(always)])
+        pieces = {piece: count for piece, count in pieces.items() if piece in left}
     return sorted(_scores(pieces).items(), key=lambda piece: (-piece[1], piece[0]))
 
 

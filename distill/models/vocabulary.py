@@ -178,7 +178,7 @@ def _with_rows(
             tensor = rows_of(tensor.detach().T).T
         state[name] = tensor
     made = rebuilt(model, config, state)
-    if model.generation_config is not None:
+    if getattr(model, "generation_config", None) is not None:
         made.generation_config = copy.deepcopy(model.generation_config)
         _renumber_config(made.generation_config, place)
     return made

@@ -86,6 +86,13 @@ def test_its_folder_loads_as_the_same_tokenizer(student, tmp_path):
         assert again(text)["input_ids"] == student(text)["input_ids"]
 
 
+def test_the_same_texts_give_the_same_tokenizer(kind, teacher, student):
+    for _ in range(2):
+        again = smaller_tokenizer(teacher, TEXTS, SIZE[kind])
+        assert again.backend_tokenizer.to_str() == student.backend_tokenizer.to_str()
+
+
+@pytest.mark.slow
 def test_the_same_texts_give_the_same_tokenizer_in_another_process(tmp_path):
     texts, sizes, own = tmp_path / "texts.json", {}, []
     texts.write_text(json.dumps(TEXTS))

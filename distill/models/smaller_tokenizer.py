@@ -118,10 +118,17 @@ def pieces_of(
     Args:
         teacher: a fast WordPiece, Unigram or BPE tokenizer.
         student: one of the same kind, with the same rules (`smaller_tokenizer`).
+
+    Raises:
+        ModelError: they are of different kinds.
     """
     from tokenizers.models import WordPiece
 
-    model = layout_of(teacher)["model"]
+    model, kind = layout_of(teacher)["model"], layout_of(student)["model"]["type"]
+    if kind != model["type"]:
+        raise ModelError(
+            f"{FIELD}: the new tokenizer must be a {model['type']} tokenizer as the teacher's, found {kind}"
+        )
     theirs = teacher.get_vocab()
     cut = teacher.backend_tokenizer.model.tokenize
     inside = model.get("continuing_subword_prefix") or ""

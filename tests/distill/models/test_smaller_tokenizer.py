@@ -234,3 +234,8 @@ def test_a_size_without_room_for_words_is_refused_in_one_line(kind, teacher):
         ModelError, match=r"^student\.from_teacher\.vocabulary\.train: must be at least \d+ .* found 30$"
     ):
         smaller_tokenizer(teacher, TEXTS, 30)
+
+
+def test_a_tokenizer_of_another_kind_is_refused_in_one_line():
+    with pytest.raises(ModelError, match=r"must be a WordPiece tokenizer as the teacher's, found BPE$"):
+        pieces_of(tokenizer_of("wordpiece"), tokenizer_of("bytes"))

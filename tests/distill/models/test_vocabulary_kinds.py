@@ -9,10 +9,14 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    BartConfig,
+    BartForConditionalGeneration,
     BertConfig,
     BertForMaskedLM,
     LlamaConfig,
     LlamaForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 from distill.errors import ModelError
@@ -24,6 +28,7 @@ from .tokenizer_kinds import KINDS, strings, tokenizer_of
 
 STRINGS = strings()
 INSIDE = STRINGS[::5]
+SIZES = {"layers": 1, "attention_heads": 2, "ffn_dim": 32}
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -196,6 +201,35 @@ def test_a_masked_language_model_reads_inside_texts_bitwise_alike():
     assert torch.equal(found.hidden_states[-1], expected.hidden_states[-1])
     torch.testing.assert_close(found.logits, expected.logits[..., list(kept)], rtol=0, atol=1e-6)
     assert torch.equal(small.cls.predictions.bias, model.cls.predictions.bias[list(kept)])
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_an_encoder_decoder_keeps_rows_in_both_of_its_halves(family):
+    torch.manual_seed(0)
+    if family == "t5":
+        model = T5ForConditionalGeneration(
+            T5Config(
+                vocab_size=40,
+                d_model=16,
+                d_kv=8,
+                d_ff=32,
+                num_layers=1,
+                num_heads=2,
+                decoder_start_token_id=0,
+            )
+        )
+    else:
+        sizes = {f"{half}_{name}": n for half in ("encoder", "decoder") for name, n in SIZES.items()}
+        model = BartForConditionalGeneration(BartConfig(vocab_size=40, d_model=16, **sizes))
+        model.final_logits_bias.normal_()
+    kept = (0, 1, 2, 5, 9, 30, 39)
+    small = keep_tokens(model.eval(), kept)
+    ids, target = torch.tensor([[3, 4, 5, 1]]), torch.tensor([[0, 6, 2]])
+    old = torch.tensor(kept)
+    with torch.inference_mode():
+        expected = model(input_ids=old[ids], decoder_input_ids=old[target]).logits[..., list(kept)]
+        found = small(input_ids=ids, decoder_input_ids=target).logits
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
 def test_a_published_llama_reads_a_story_with_fewer_tokens(data_root):

@@ -78,7 +78,7 @@ class Plan:
     @property
     def _trims_vocabulary(self) -> bool:
         cut = self.recipe.student.from_teacher
-        return cut is not None and cut.vocabulary == "corpus"
+        return cut is not None and cut.vocabulary != "teacher"
 
     @property
     def _sizes(self) -> list[str]:

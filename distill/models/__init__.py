@@ -10,10 +10,11 @@ from distill.models.new_tokenizer import train_tokenizer
 from distill.models.prediction import Prediction, SparsePrediction
 from distill.models.refit import refit_before_dropped
 from distill.models.sequences import MaskedTokens, NextTokens, TargetTokens
+from distill.models.smaller_tokenizer import pieces_of, smaller_tokenizer
 from distill.models.source import ModelSource, find_model
 from distill.models.student import Student
 from distill.models.teacher import RememberedTeacher, Teacher
-from distill.models.vocabulary import keep_tokenizer_tokens, keep_tokens, needed_tokens
+from distill.models.vocabulary import keep_tokenizer_tokens, keep_tokens, needed_tokens, replace_tokens
 from distill.models.width import Activity, Width, choose_width, keep_width, measure_activity
 
 __all__ = [
@@ -47,7 +48,10 @@ __all__ = [
     "measure_activity",
     "needed_tokens",
     "parameter_budget",
+    "pieces_of",
     "refit_before_dropped",
+    "replace_tokens",
     "set_dropout",
+    "smaller_tokenizer",
     "train_tokenizer",
 ]

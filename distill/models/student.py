@@ -15,8 +15,9 @@ from distill.models.layers import keep_layers, rows_of
 from distill.models.loading import HeadKind, load_model, load_tokenizer, model_from_config, quiet_transformers
 from distill.models.prediction import Prediction
 from distill.models.recording import model_shape, run, token_weights
+from distill.models.smaller_tokenizer import pieces_of
 from distill.models.source import ModelSource, find_model
-from distill.models.vocabulary import keep_tokenizer_tokens, keep_tokens, needed_tokens
+from distill.models.vocabulary import keep_tokenizer_tokens, keep_tokens, needed_tokens, replace_tokens
 from distill.models.width import Activity, choose_width, keep_width
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ class Student:
             encoder–decoder model's `"decoder_layers"` stand beside the encoder's `"layers"`, and its heads and neurons
             are of the encoder's layers, then the decoder's. `"refitted"` names the teacher's weights that were fitted
             anew to stand in for dropped layers.
-            `"adapter"`: what alone was trained, see `with_adapter`.
+            Where it has a tokenizer of its own, `"pieces": [[0], [7, 12], …]` instead of tokens: each started as the
+            mean of these. `"adapter"`: what alone was trained, see `with_adapter`.
     """
 
     def __init__(
@@ -75,6 +77,8 @@ class Student:
         intermediate: int | None = None,
         activity: Activity | None = None,
         used_tokens: Iterable[int] | None = None,
+        at_least: int = 0,
+        tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> Student:
         """A student that keeps a part of a teacher's files; a classifier the files lack is drawn from `seed`.
 
@@ -96,10 +100,13 @@ class Student:
             activity: of the teacher's parts, which are then ranked by it (`measure_activity`). None keeps the first.
             used_tokens: ids of the teacher's tokens that the student must read: it keeps these, the special tokens
                 and the letters of words (`needed_tokens`), under ids of its own. None keeps all.
+            at_least: with `used_tokens`, fill up to so many tokens with the most useful others.
+            tokenizer: one of the same kind as the teacher's to read with instead (`smaller_tokenizer`): each of its
+                tokens starts as the mean of the teacher's pieces of its text. None reads the teacher's tokens.
 
         Raises:
             ModelError: the teacher has fewer layers or no stack of layers to choose from, cannot have that width,
-                or its tokenizer cannot be trimmed.
+                or its tokenizer cannot be changed.
         """
         source = find_model(source) if isinstance(source, str) else source
         whole = _load_plain(source, kind, labels, seed)
@@ -116,12 +123,16 @@ class Student:
             provenance["channels"] = list(width.channels)
             provenance["heads"] = [list(width.heads[layer]) for layer in own]
             provenance["neurons"] = [list(width.neurons[layer]) for layer in own]
-        model, tokenizer = keep_layers(whole, **kept), load_tokenizer(source)
+        model, theirs = keep_layers(whole, **kept), load_tokenizer(source)
+        if tokenizer is not None:
+            pieces = pieces_of(theirs, tokenizer)
+            provenance["pieces"] = [list(ids) for ids in pieces]
+            return cls(replace_tokens(model, pieces), tokenizer, provenance)
         if used_tokens is not None:
-            tokens = needed_tokens(tokenizer, used_tokens)
-            model, tokenizer = keep_tokens(model, tokens), keep_tokenizer_tokens(tokenizer, tokens)
+            tokens = needed_tokens(theirs, used_tokens, at_least)
             provenance["tokens"] = list(tokens)
-        return cls(model, tokenizer, provenance)
+            return cls(keep_tokens(model, tokens), keep_tokenizer_tokens(theirs, tokens), provenance)
+        return cls(model, theirs, provenance)
 
     @classmethod
     def load(
@@ -225,7 +236,8 @@ class Student:
     @property
     def start(self) -> dict[str, Any]:
         """The provenance in few words: of tokens, channels, heads and neurons (a layer) only how many there are."""
-        whole = {part: self.provenance[part] for part in ("tokens", "channels") if part in self.provenance}
+        listed = ("tokens", "pieces", "channels")
+        whole = {part: self.provenance[part] for part in listed if part in self.provenance}
         a_layer = {part: self.provenance[part][0] for part in ("heads", "neurons") if part in self.provenance}
         refitted = {"refitted": self.provenance["refitted"]} if "refitted" in self.provenance else {}
         return {**self.provenance, **{part: len(kept) for part, kept in (whole | a_layer | refitted).items()}}

@@ -298,7 +298,8 @@ def planned_shape(recipe: Recipe) -> FromTeacher | None:
 def planned_budgets(recipe: Recipe) -> dict[str, Budget | None]:
     """Teacher's and student's parameters as far as files here tell: None is not known.
 
-    With `vocabulary: corpus` the student's embedding is the whole vocabulary's: an upper bound.
+    With a trimmed vocabulary the student's embedding is the whole vocabulary's, and with a new tokenizer the size asked
+    for: an upper bound.
     """
     first, student = recipe.teacher.parts[0], recipe.student
     teacher = local_config(first.for_task(recipe.data.tasks[0])) if first.config is None else first.config

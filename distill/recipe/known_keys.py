@@ -48,4 +48,6 @@ def _choose(hint: Any, document: Any) -> Any:
     for member in members:
         if dataclasses.is_dataclass(member) and getattr(member, "kind", None) == kind:
             return member
+    if isinstance(document, Mapping):
+        members = [member for member in members if dataclasses.is_dataclass(member)] or members
     return members[0] if not isinstance(document, list) else members[-1]

@@ -497,6 +497,37 @@ _Layers = (
 
 
 @dataclass(frozen=True, kw_only=True)
+class StudentVocabulary:
+    """How many tokens a student has whose tokens are not simply the teacher's: exactly one of `at_least` and `train`.
+
+    Attributes:
+        at_least: Keep the tokens that occur in the training texts, as "corpus" does, and as many others of the
+            teacher's as make up this number: those with the lowest ids (WordPiece, BPE: the most frequent where the
+            teacher's tokenizer was trained) or the highest scores (Unigram). A small task's texts hold few tokens, and
+            what they lack is read in more and smaller pieces.
+        train: Make a new tokenizer of this size from the training texts, of the teacher's kind and with its rules and
+            special tokens. A token starts as the mean of the pieces that the teacher cuts its text into.
+        texts: A text file, or a folder of .txt files, to train the new tokenizer on beside the training texts. Only
+            with `train`. Relative to the working directory.
+    """
+
+    at_least: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    train: Annotated[int, Field(ge=100, le=1_000_000)] | None = None
+    texts: Location | None = None
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        mistakes: list[Mistake] = []
+        if (self.at_least is None) == (self.train is None):
+            mistakes.append(((), "needs exactly one of at_least (keep tokens) and train (make new ones)"))
+        if self.texts is not None and self.train is None:
+            mistakes.append((("texts",), "is only for a new tokenizer; give train"))
+        _raise(mistakes)
+
+
+@dataclass(frozen=True, kw_only=True)
 class FromTeacher:
     """A student made of a part of the teacher.
 
@@ -518,9 +549,10 @@ class FromTeacher:
             in proportions most like the teacher's. Default: as the other fields say.
         weights: Which of the teacher's weights the student starts from: "pretrained" (before it was
             fine-tuned) or "fine_tuned". Default "pretrained".
-        vocabulary: The tokens the student keeps: "teacher" (all of the teacher's) or "corpus" (those that occur
-            in the training examples of the run's tasks, special tokens and single letters; validation examples
-            have no say). Needs a WordPiece tokenizer. Default "teacher".
+        vocabulary: The tokens of the student: "teacher" (all of the teacher's), "corpus" (those of the teacher's that
+            occur in the training examples of the run's tasks, special tokens, and single letters or bytes; validation
+            examples have no say), {at_least: 8000} (the same, filled up with others) or {train: 8000} (a new, smaller
+            tokenizer). All but "teacher" need a fast WordPiece, Unigram or BPE tokenizer. Default "teacher".
         hidden: The width of the hidden states, at most the teacher's. For bert, roberta and their kin, whose
             attention heads keep their size, a multiple of that; for llama a multiple of its heads; also for mistral,
             qwen2, qwen3 and t5. Default: the teacher's.
@@ -542,7 +574,7 @@ class FromTeacher:
         Annotated[int, Field(ge=1, le=10**15)] | Annotated[str, Field(pattern=AMOUNT)] | None
     ) = None
     weights: Literal["pretrained", "fine_tuned"] = "pretrained"
-    vocabulary: Literal["teacher", "corpus"] = "teacher"
+    vocabulary: Literal["teacher", "corpus"] | StudentVocabulary = "teacher"
     hidden: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     heads: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     intermediate: Annotated[int, Field(ge=1, le=1_000_000)] | None = None

@@ -183,9 +183,17 @@ def narrowed(config: Mapping[str, Any], kept: Sizes) -> dict[str, Any]:
 
 
 def cut_config(config: Mapping[str, Any], cut: FromTeacher | Shape) -> dict[str, Any]:
-    """The config of the student that `cut` makes of a teacher whose sizes are known; its vocabulary is left as it is."""
+    """The config of the student that `cut` makes of a teacher whose sizes are known.
+
+    Its vocabulary has the size of a new tokenizer, or is left as it is.
+    """
     names = NAMES[config["model_type"]]
     made = dict(config)
+    tokens = getattr(
+        getattr(cut, "vocabulary", None), "train", None
+    )  # of a recipe's student, not of a mere shape
+    if tokens:
+        made["vocab_size"] = tokens
     both = {"layers": cut.layers}
     if "decoder_layers" in names:
         both["decoder_layers"] = cut.layers if cut.decoder_layers is None else cut.decoder_layers

@@ -8,7 +8,7 @@ import os
 from pathlib import PurePosixPath, PureWindowsPath
 
 from .budget import budget_of, fitted, local_config
-from .schema import TASK_NAMES, DataRecipe, StudentRecipe, TeacherRecipe
+from .schema import TASK_NAMES, DataRecipe, StudentRecipe, StudentVocabulary, TeacherRecipe
 from .shape import width_mistakes
 from .wording import FieldMistakes, Mistake, Place
 
@@ -25,17 +25,8 @@ def data_mistakes(data: DataRecipe) -> list[Mistake]:
             )
         ]
     if data.source == "text":
-        mistakes: list[Mistake] = []
-        for key, path in (("path", data.path), ("validation", data.validation)):
-            if path is not None and not os.path.exists(path):
-                mistakes.append(
-                    (
-                        ("data", key),
-                        f"must be a text file or a folder of .txt files, found nothing at {path!r} (relative to the "
-                        "working directory)",
-                    )
-                )
-        return mistakes
+        files = (("path", data.path), ("validation", data.validation))
+        return [m for key, path in files if path is not None for m in _text_mistakes(("data", key), path)]
     return []
 
 
@@ -62,6 +53,9 @@ def student_mistakes(student: StudentRecipe) -> list[Mistake]:
         mistakes.append(
             (("student", "adapter"), 'needs peft, which is not installed; type: pip install "distill[peft]"')
         )
+    vocabulary = student.from_teacher.vocabulary if student.from_teacher is not None else None
+    if isinstance(vocabulary, StudentVocabulary) and vocabulary.texts is not None:
+        mistakes += _text_mistakes(("student", "from_teacher", "vocabulary", "texts"), vocabulary.texts)
     return mistakes
 
 
@@ -85,6 +79,18 @@ def shape_mistakes(student: StudentRecipe, teacher: TeacherRecipe, data: DataRec
         except FieldMistakes as error:
             return [((*place, *field), message) for field, message in error.mistakes]
     return []
+
+
+def _text_mistakes(place: Place, path: str) -> list[Mistake]:
+    if os.path.exists(path):
+        return []
+    return [
+        (
+            place,
+            f"must be a text file or a folder of .txt files, found nothing at {path!r} (relative to the "
+            "working directory)",
+        )
+    ]
 
 
 def _model_mistakes(place: Place, model: str) -> list[Mistake]:

@@ -74,9 +74,10 @@ def in_plain_words(
                 wanted = dict.fromkeys(_wanted(other.error) for other in rivals)
                 if "a number" in wanted:
                     wanted.pop("a whole number", None)
-                mistakes.append(
-                    (place, f"must be {' or '.join(wanted)}, found {shown(_value(document, place))}")
-                )
+                value = _value(document, place)
+                words = [word for other in rivals for word in _choices(other.error)]
+                hint = nearest(value, words) if isinstance(value, str) else ""
+                mistakes.append((place, f"must be {' or '.join(wanted)}, found {shown(value)}{hint}"))
                 continue
         mistakes += _in_words(place, entry, document, known_keys)
     return list(dict.fromkeys(mistakes))
@@ -124,6 +125,10 @@ def _value(document: object, place: Place) -> object:
 
 def _wrong_type(error: Mapping[str, Any]) -> bool:
     return error["type"] in WANTED or error["type"] == "literal_error"
+
+
+def _choices(error: Mapping[str, Any]) -> list[str]:
+    return _quoted(error["ctx"]["expected"]) if error["type"] == "literal_error" else []
 
 
 def _wanted(error: Mapping[str, Any]) -> str:

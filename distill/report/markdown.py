@@ -166,8 +166,14 @@ def _made(report: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
     start = training["student_start"]
     narrower = "".join(
-        f", {start[part]:,} {part if start[part] != 1 else part[:-1]}"
-        for part in ("tokens", "channels", "heads", "neurons")
+        f", {start[part]:,} {name if start[part] != 1 else name[:-1]}"
+        for part, name in (
+            ("tokens", "tokens"),
+            ("pieces", "new tokens"),
+            ("channels", "channels"),
+            ("heads", "heads"),
+            ("neurons", "neurons"),
+        )
         if part in start
     )
     began = (

@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -57,7 +57,7 @@ from distill.models.loading import load_model, load_tokenizer, whole_config
 from distill.models.source import is_model
 from distill.models.teacher import weights_precision
 from distill.models.width import check_width
-from distill.recipe import FromTeacher, MemberRecipe, NewTokenizer, Recipe, TrainRecipe
+from distill.recipe import FromTeacher, MemberRecipe, NewTokenizer, Recipe, StudentVocabulary, TrainRecipe
 from distill.recipe.budget import fitted
 from distill.recipe.schema import SPARSE_COUNTS
 from distill.run_folder import Role, RunFolder, fit_name, read_json, write_json
@@ -477,8 +477,8 @@ class Workbench:
         if wanted.from_teacher is not None:
             tuned = wanted.from_teacher.weights == "fine_tuned"
             source = self._files(0) if tuned else self._source(self.parts[0])
-            used = self.corpus.tokens(load_tokenizer(source)) if self._trims_vocabulary else None
-            cut = self._shape_of(source, wanted.from_teacher, used)
+            vocabulary = self._vocabulary_of(load_tokenizer(source), wanted.from_teacher.vocabulary)
+            cut = self._shape_of(source, wanted.from_teacher, vocabulary)
             return Student.from_teacher(
                 source,
                 layers=cut.layers,
@@ -492,7 +492,7 @@ class Workbench:
                 kind=kind,
                 labels=labels,
                 seed=seed,
-                used_tokens=used,
+                **vocabulary,
             )
         if wanted.model is not None:
             return Student.load(
@@ -504,14 +504,21 @@ class Workbench:
             wanted.config, self._tokenizer(wanted.tokenizer), kind=kind, labels=labels, seed=seed
         )
 
-    def _shape_of(self, source: ModelSource, wanted: FromTeacher, used: Iterable[int] | None) -> FromTeacher:
+    def _shape_of(
+        self, source: ModelSource, wanted: FromTeacher, vocabulary: Mapping[str, Any]
+    ) -> FromTeacher:
         """The recipe's student with the shape that its `target_parameters` leads to, said once."""
         if wanted.target is None:
             return wanted
         if self._shape is None:
             config = whole_config(source)
-            if used is not None:
-                config["vocab_size"] = len(needed_tokens(load_tokenizer(source), used))
+            if "tokenizer" in vocabulary:
+                config["vocab_size"] = len(vocabulary["tokenizer"])
+            elif vocabulary:
+                kept = needed_tokens(
+                    load_tokenizer(source), vocabulary["used_tokens"], vocabulary["at_least"]
+                )
+                config["vocab_size"] = len(kept)
             try:
                 self._shape = fitted(config, wanted)
             except ValueError as error:
@@ -562,10 +569,21 @@ class Workbench:
         size = self.recipe.train.per_device_eval_batch_size
         return (features.batch(chosen[start : start + size]) for start in range(0, len(chosen), size))
 
+    def _vocabulary_of(
+        self, theirs: PreTrainedTokenizerBase, wanted: str | StudentVocabulary
+    ) -> dict[str, Any]:
+        """Which tokens a part of the teacher reads, as `Student.from_teacher` takes it."""
+        if isinstance(wanted, StudentVocabulary) and wanted.train is not None:
+            return {"tokenizer": self.corpus.tokenizer(theirs, wanted.train)}
+        if wanted == "teacher":
+            return {}
+        least = wanted.at_least if isinstance(wanted, StudentVocabulary) else None
+        return {"used_tokens": self.corpus.tokens(theirs), "at_least": least or 0}
+
     @property
-    def _trims_vocabulary(self) -> bool:
+    def _changes_vocabulary(self) -> bool:
         wanted = self.recipe.student.from_teacher
-        return wanted is not None and wanted.vocabulary == "corpus"
+        return wanted is not None and wanted.vocabulary != "teacher"
 
     def _teacher_for(self, loss: Total) -> Callable[[Student], AnyTeacher]:
         if self.recipe.teacher.cache is not None:
@@ -827,7 +845,7 @@ class Workbench:
             "teacher_model": self._origin(part or self.parts[0]),
             "student": start,
             "precision": [each.precision for each in asked] if teaches else None,
-            "corpus": self.corpus.digests if role != "teacher" and self._trims_vocabulary else None,
+            "corpus": self.corpus.digests if role != "teacher" and self._changes_vocabulary else None,
             "data": self.data.sha256,
             "diagnostics": [data.sha256 for data in self.diagnostics],
             "architecture": self.recipe.architecture,

@@ -164,11 +164,17 @@ def test_a_teacher_reads_a_students_token_ids(whole, tokenizer, trimmed, kept):
 
 def test_what_cannot_be_trimmed_is_refused_in_one_line(whole, tokenizer, kept):
     from tokenizers import Tokenizer
-    from tokenizers.models import BPE
+    from tokenizers.models import BPE, WordLevel
 
-    other = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(BPE()), pad_token="[PAD]")
-    with pytest.raises(ModelError, match=r"only WordPiece tokenizers can be trimmed, found a BPE tokenizer"):
-        needed_tokens(other, [0])
+    for model, kind in (
+        (WordLevel({"a": 0}, unk_token="a"), "WordLevel"),
+        (BPE(end_of_word_suffix="</w>"), "BPE with marked word parts,"),
+    ):
+        other = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(model), pad_token="[PAD]")
+        with pytest.raises(
+            ModelError, match=f"only WordPiece, Unigram and BPE tokenizers can be changed, found a {kind} tok"
+        ):
+            needed_tokens(other, [0])
     with pytest.raises(ModelError, match="the special token 100 must be kept"):
         keep_tokenizer_tokens(tokenizer, [token for token in kept if token != 100])
     with pytest.raises(ModelError, match="must increase"):

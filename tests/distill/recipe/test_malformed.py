@@ -277,9 +277,28 @@ MALFORMED: list[tuple[str, str | bytes, list[str]]] = [
         "a vocabulary of one's own",
         changed("    layers: 2", "    layers: 2\n    vocabulary: corpse"),
         [
-            "7:5: student.from_teacher.vocabulary: must be one of teacher, corpus, found the text 'corpse'; "
-            "did you mean corpus?"
+            "7:5: student.from_teacher.vocabulary: must be 'teacher' or 'corpus' or a mapping of keys to values, found the "
+            "text 'corpse'; did you mean corpus?"
         ],
+    ),
+    *(
+        (
+            f"a vocabulary that is {vocabulary}",
+            changed("    layers: 2", f"    layers: 2\n    vocabulary: {{{vocabulary}}}"),
+            [f"7:{column}: student.from_teacher.vocabulary{line}"],
+        )
+        for vocabulary, column, line in (
+            ("", 5, ": needs exactly one of at_least (keep tokens) and train (make new ones)"),
+            ("at_least: 8000, train: 900", 5, ": needs exactly one of at_least (keep tokens) and train"),
+            ("at_least: 8000, texts: a.txt", 34, ".texts: is only for a new tokenizer; give train"),
+            ("trian: 8000", 18, ".trian: is not a key here; did you mean train?"),
+            ("train: 20", 18, ".train: must be at least 100, found 20"),
+            (
+                "train: 900, texts: no/a.txt",
+                30,
+                ".texts: must be a text file or a folder of .txt files, found",
+            ),
+        )
     ),
     (
         "no width",

@@ -18,6 +18,7 @@ from distill.recipe import (
     FromTeacher,
     Recipe,
     StudentRecipe,
+    StudentVocabulary,
     TeacherRecipe,
     TrainRecipe,
     read_recipe,
@@ -114,7 +115,9 @@ students = st.builds(
     from_teacher=st.builds(
         FromTeacher,
         layers=st.integers(1, 100) | st.sets(st.integers(0, 99), min_size=1).map(sorted),
-        vocabulary=st.sampled_from(["teacher", "corpus"]),
+        vocabulary=st.sampled_from(["teacher", "corpus"])
+        | st.builds(StudentVocabulary, at_least=st.integers(1, 10_000_000))
+        | st.builds(StudentVocabulary, train=st.integers(100, 1_000_000)),
         hidden=st.none() | st.integers(1, 4096),
         intermediate=st.integers(1, 4096),
         heads=st.none() | st.integers(1, 64),

@@ -12,9 +12,14 @@ from safetensors.torch import load_file
 from distill.errors import ModelError
 from distill.losses import ForwardKL, HiddenStates, Labels, Relations
 from distill.models import needed_tokens
+from distill.models.loading import load_tokenizer
+from distill.models.source import find_model
 from distill.progress import Silent
-from distill.recipe import FromTeacher, Recipe, StudentRecipe, read_recipe
+from distill.recipe import DataRecipe, FromTeacher, Recipe, StudentRecipe, StudentVocabulary, read_recipe
+from distill.recipe_data import load_recipe_data
 from distill.runs import run
+from distill.runs.corpus import Corpus
+from distill.tasks import encode_completions
 
 WORDS = "bert.embeddings.word_embeddings.weight"
 
@@ -92,6 +97,70 @@ def test_the_training_texts_of_all_tasks_decide_and_no_validation_text(
     assert only_validated not in kept["rte"]
     assert finished.data["student"]["parameters"] == finished.data["baseline"]["parameters"]
     assert finished.data["sharing"]["common"] > 0
+
+
+def test_a_vocabulary_is_filled_up_and_a_new_one_is_made_of_the_training_texts(recipe, tmp_path, tokenizer):
+    beside = tmp_path / "beside.txt"
+    beside.write_text("zygomorphic zygomorphic zygomorphic flowers\n" * 50)
+    starts = {}
+    for name, vocabulary in (
+        ("filled", StudentVocabulary(at_least=1500)),
+        ("new", StudentVocabulary(train=400)),
+        ("beside", StudentVocabulary(train=400, texts=str(beside))),
+    ):
+        one = with_student(recipe, ("copa",), vocabulary=vocabulary)
+        one = dataclasses.replace(one, cache=str(tmp_path / "cache"), loss=(Labels(), ForwardKL()))
+        finished = run(one, tmp_path / name)
+        folder = finished.folder / "student" / "copa"
+        weights = load_file(folder / "model.safetensors")
+        starts[name] = json.loads((folder / "provenance.json").read_text()), folder
+        part = "tokens" if name == "filled" else "pieces"
+        assert len(weights[WORDS]) == len(starts[name][0][part])
+        assert finished.data["baseline"]["parameters"] == finished.data["student"]["parameters"]
+        text = (finished.folder / "report.md").read_text()
+        assert f"{len(weights[WORDS]):,} {'tokens' if part == 'tokens' else 'new tokens'} of" in text
+        again = read_recipe(finished.folder / "recipe.yaml", check_surroundings=False)
+        assert again.student.from_teacher.vocabulary == vocabulary
+    assert len(starts["filled"][0]["tokens"]) == 1500
+    tokens = {name: (folder / "tokenizer.json").read_text() for name, (_, folder) in starts.items()}
+    assert '"zygomorphic"' in tokens["beside"]
+    assert '"zygomorphic"' not in tokens["new"]
+    # A baseline is shared between runs: not between those with other texts.
+    assert len(list((tmp_path / "cache").glob("baseline-*"))) == 3
+
+
+@pytest.mark.parametrize("extra", [{"vocabulary": "corpus"}, {"vocabulary": StudentVocabulary(at_least=330)}])
+def test_a_decoder_keeps_the_tokens_of_its_texts(tiny_llama, recipe, tmp_path, extra):
+    """The teacher reads the student's tokens, and both predict the same ones."""
+    corpus = tmp_path / "text.txt"
+    corpus.write_text("The cat sat on the mat, and the dog sat on the log.\n" * 60)
+    one = dataclasses.replace(
+        recipe,
+        architecture="decoder",
+        data=DataRecipe(source="text", path=str(corpus), max_length=48, tasks=("text",), diagnostics=False),
+        teacher=dataclasses.replace(recipe.teacher, model=str(tiny_llama), train=None),
+        student=StudentRecipe(from_teacher=FromTeacher(layers=2, **extra)),
+        loss=(Labels(), ForwardKL()),
+        seeds=(0,),
+    )
+    finished = run(one, tmp_path / "run")
+    folder = finished.folder / "student" / "text"
+    tokens = json.loads((folder / "provenance.json").read_text())["tokens"]
+    assert 256 < len(tokens) < 390
+    assert len(tokens) == 330 or extra["vocabulary"] == "corpus"
+    assert len(load_file(folder / "model.safetensors")["model.embed_tokens.weight"]) == len(tokens)
+    assert all(value > 0 for value in losses(finished.folder))
+
+
+def test_the_prompts_of_a_decoder_decide_too(tiny_llama, recipe, official_folder):
+    """What a decoder reads is a prompt with its answers, not the texts of the examples alone."""
+    data = load_recipe_data(dataclasses.replace(recipe.data, tasks=("rte",)), "rte")
+    whole = load_tokenizer(find_model(str(tiny_llama)))
+    one = dataclasses.replace(recipe, architecture="decoder")
+    tokens = Corpus(one, [data]).tokens(whole)
+    read = encode_completions(data.task, data.train, whole, max_length=4096, answers="all").input_ids
+    assert {token for ids in read for token in ids} - set(whole.all_special_ids) == tokens
+    assert tokens - Corpus(recipe, [data]).tokens(whole)
 
 
 @pytest.mark.parametrize("keep", ["most_active", "first"])

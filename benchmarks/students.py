@@ -3,10 +3,12 @@
     python benchmarks/students.py shapes --data FOLDER --out runs/students
     python benchmarks/students.py ensemble --data FOLDER --out runs/students
     python benchmarks/students.py tokenizers --data FOLDER --models FOLDER --out runs/students
+    python benchmarks/students.py russian --data FOLDER --models FOLDER --out runs/students
 
 `shapes`: MiniLM-L6 into students of fewer layers, channels and tokens, on two SuperGLUE tasks. `ensemble`: BabyLlama's
 recipe, two teachers from nothing on one small corpus, a student of their size and a smaller one. `tokenizers`: a decoder
-of 135 M parameters teaches one of 0.26 M with another tokenizer.
+of 135 M parameters teaches one of 0.26 M with another tokenizer. `russian`: an encoder of 250,002 tokens teaches students
+of a few thousand to predict hidden words of Russian novels, its tokens reduced to theirs (arXiv:2205.02340 in shape).
 
 Settings were fixed before the first run, the last weights are scored, and every row has its student alone: the same
 student, data, order and steps without the teacher. An interrupted benchmark continues in the same folder. Each prints a
@@ -24,7 +26,7 @@ from pathlib import Path
 import distill
 from distill.losses import ForwardKL, Labels, SortedTransport
 from distill.progress import Lines
-from distill.recipe import AlignmentRecipe, MemberRecipe, NewTokenizer
+from distill.recipe import AlignmentRecipe, MemberRecipe, NewTokenizer, StudentVocabulary
 
 SOFT = {"temperature": 2.0, "scale": "temperature_squared"}
 SHAPES = {
@@ -147,7 +149,51 @@ def tokenizers(arguments: argparse.Namespace) -> Iterator[tuple[str, distill.Rec
         )
 
 
-EXPERIMENTS = {"shapes": shapes, "ensemble": ensemble, "tokenizers": tokenizers}
+def russian(arguments: argparse.Namespace) -> Iterator[tuple[str, distill.Recipe]]:
+    """Multilingual-e5-small (117.5 M parameters, 250,002 tokens) on novels, into students 17 and 49 times smaller."""
+    sizes = {
+        "17 times smaller": {"hidden": 256, "intermediate": 768, "vocabulary": {"train": 18_000}},
+        "49 times smaller": {"hidden": 192, "intermediate": 576, "vocabulary": {"train": 6_000}},
+    }
+    train = distill.TrainRecipe(num_train_epochs=1, learning_rate=5e-4, save_steps=50)
+    for size, shape in sizes.items():
+        tokens = StudentVocabulary(train=shape["vocabulary"]["train"])  # type: ignore[index]
+        for kind in ("match", "reduce"):
+            yield (
+                f"{size}, {kind}",
+                distill.Recipe(
+                    name=f"russian-{shape['hidden']}-{kind}",
+                    architecture="encoder",
+                    data=distill.DataRecipe(
+                        source="text",
+                        path=str(arguments.data / "corpora" / "ru_Dostoyevsky_PrestupleniyeINakazaniye.txt"),
+                        validation=str(arguments.data / "corpora" / "ru_Tolstoi_AnnaKarenina.txt"),
+                        train_examples=3200,
+                        validation_examples=300,
+                        max_length=64,
+                        characters=160,
+                    ),
+                    teacher=distill.TeacherRecipe(
+                        model=str(arguments.models / "multilingual-e5-small"),
+                        train=replace(train, learning_rate=2e-4, freeze_embeddings=True),
+                    ),
+                    student=distill.StudentRecipe(
+                        from_teacher=distill.FromTeacher(
+                            layers=3,
+                            hidden=shape["hidden"],  # type: ignore[arg-type]
+                            intermediate=shape["intermediate"],  # type: ignore[arg-type]
+                            vocabulary=tokens,
+                        )
+                    ),
+                    alignment=AlignmentRecipe(kind=kind),  # type: ignore[arg-type]
+                    loss=0.5 * Labels() + 0.5 * ForwardKL(**SOFT),  # type: ignore[arg-type]
+                    train=train,
+                    cache=str(arguments.out / "cache"),
+                ),
+            )
+
+
+EXPERIMENTS = {"shapes": shapes, "ensemble": ensemble, "tokenizers": tokenizers, "russian": russian}
 
 
 def main() -> None:

@@ -603,13 +603,21 @@ class Workbench:
             self._running = self._load_teacher()
         if self.recipe.alignment is not None:
             return self._running
-        if name_of(self._running.tokenizer) == name_of(student.tokenizer):
-            return self._running
-        if student.tokens is not None:
-            # The training examples hold kept tokens only, so that both tokenizers cut them into the same pieces.
-            theirs, ours = self._running.tokenizer.get_vocab(), student.tokenizer.get_vocab()
-            if all(theirs.get(name) == student.tokens[token] for name, token in ours.items()):
-                return self._running.reading(student.tokens)
+        tokens = self._own_tokens(self._running, student)
+        return self._running if tokens is None else self._running.reading(tokens)
+
+    def _own_tokens(self, teacher: Teacher | EnsembleTeacher, student: Student) -> tuple[int, ...] | None:
+        """A teacher's token for each of the student's, where the student has only some of them; None if it has all.
+
+        Raises:
+            ModelError: the student's tokens are others.
+        """
+        theirs, ours = teacher.tokenizer.get_vocab(), student.tokenizer.get_vocab()
+        if theirs == ours:
+            return None
+        # The training examples hold kept tokens only, so that both tokenizers cut them into the same pieces.
+        if student.tokens and all(theirs.get(name) == student.tokens[token] for name, token in ours.items()):
+            return student.tokens
         raise ModelError(
             "loss: a term compares student and teacher token by token, but they have different tokenizers; "
             "say how to align them (alignment: {kind: shared}), or give the student the teacher's"
@@ -635,16 +643,7 @@ class Workbench:
 
     def _cached_member(self, number: int, student: Student) -> CachedTeacher:
         teacher, part = self._load_member(number), self.parts[number]
-        reads_alike = name_of(teacher.tokenizer) == name_of(student.tokenizer)
-        tokens = None if reads_alike else student.tokens
-        if tokens is not None:
-            theirs, ours = teacher.tokenizer.get_vocab(), student.tokenizer.get_vocab()
-            reads_alike = all(theirs.get(name) == tokens[token] for name, token in ours.items())
-        if not reads_alike:
-            raise ModelError(
-                "teacher.cache: teacher and student have different tokenizers, so that what one says of its tokens "
-                "says nothing of the other's; give the student the teacher's"
-            )
+        tokens = self._own_tokens(teacher, student)
         name = fit_name("teacher", self.task.name, 0, number if self.ensemble else None)
         folder = self.folder.path / "teacher-cache" / name
         if self.recipe.cache is not None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from distill.models import Teacher as Teacher
     from distill.recipe import DataRecipe as DataRecipe
     from distill.recipe import FromTeacher as FromTeacher
+    from distill.recipe import OnPolicy as OnPolicy
     from distill.recipe import Recipe as Recipe
     from distill.recipe import StudentRecipe as StudentRecipe
     from distill.recipe import TeacherRecipe as TeacherRecipe
@@ -43,6 +44,7 @@ _HOMES = {
     "FromTeacher": "recipe",
     "ModelError": "errors",
     "NumericsError": "errors",
+    "OnPolicy": "recipe",
     "Recipe": "recipe",
     "RecipeError": "errors",
     "Report": "report",

@@ -1,4 +1,4 @@
-"""The command line: check, run, evaluate, report, recipes, conformance. Thin: each command calls the library function of its name."""
+"""The command line: check, run, cache, evaluate, report, recipes, conformance. Thin: each command calls the library function of its name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_args
 
 import typer
 
-from distill.errors import AlignmentError, DataError, DistillError, LossError, ModelError, RecipeError
+from distill.errors import (
+    AlignmentError,
+    DataError,
+    DistillError,
+    LossError,
+    MismatchError,
+    ModelError,
+    RecipeError,
+)
 
 if TYPE_CHECKING:
     from distill.progress import Progress
@@ -36,6 +44,10 @@ SetOption = Annotated[
         "--set", metavar="KEY=VALUE", help="Change one recipe key, such as train.learning_rate=1e-4."
     ),
 ]
+OutOption = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="FOLDER", help="The run's folder. Default: the recipe's, or runs/NAME."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
@@ -51,12 +63,7 @@ def check(recipe: RecipeArgument, overrides: SetOption = None, as_json: JsonOpti
 @app.command()
 def run(
     recipe: RecipeArgument,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", metavar="FOLDER", help="The run's folder. Default: the recipe's, or runs/NAME."
-        ),
-    ] = None,
+    out: OutOption = None,
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -72,6 +79,43 @@ def run(
 
     report = run_recipe(read, folder, progress=_progress(quiet=as_json))
     _show_report(report, as_json)
+
+
+@app.command()
+def cache(
+    recipe: RecipeArgument,
+    out: OutOption = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask the recipe's language-model teachers once and keep what they say on disk, for `distill run` to learn from.
+
+    Needs teacher.cache. Started again, it continues; what is there already is not asked again.
+    """
+    from dataclasses import asdict
+
+    read = _read(recipe, overrides)
+    folder = out or Path(read.folder)
+    if os.environ.get("RANK", "0") == "0":
+        _print(f"{read.name}: run folder {folder}", to_stderr=as_json)
+    from distill.runs import write_teacher_caches
+
+    summaries = write_teacher_caches(read, folder, progress=_progress(quiet=as_json))
+    if os.environ.get("RANK", "0") != "0":
+        return
+    if as_json:
+        rows = {
+            name: {**asdict(each), "folder": str(each.folder), "bytes_per_row": each.bytes_per_row}
+            for name, each in summaries.items()
+        }
+        _print(json.dumps(rows, indent=1))
+        return
+    _print(f"  {'teacher':<16} {'examples':>9} {'rows':>11} {'MB':>9} {'bytes/row':>10} {'asked now':>10}")
+    for name, each in summaries.items():
+        _print(
+            f"  {name:<16} {each.examples:>9,} {each.rows:>11,} {each.bytes / 1e6:>9,.1f} "
+            f"{each.bytes_per_row:>10,.0f} {each.computed:>10,}   {each.folder}"
+        )
 
 
 @app.command()
@@ -198,7 +242,7 @@ def _main() -> int:
         for problem in error.problems:
             _print(f"distill: {problem}", to_stderr=True)
         return 2
-    except (DataError, ModelError, AlignmentError, LossError) as error:
+    except (DataError, ModelError, AlignmentError, LossError, MismatchError) as error:
         _print(f"distill: {error}", to_stderr=True)
         return 2
     except DistillError as error:

@@ -29,6 +29,10 @@ class CheckpointError(DistillError):
     """A checkpoint or stored artefact that is damaged or belongs to something else."""
 
 
+class MismatchError(CheckpointError):
+    """A checkpoint, a fit or a cache that is whole but of something else: other settings, data, weights or versions."""
+
+
 class LossError(DistillError):
     """A loss that cannot be imported, or cannot be called as one."""
 

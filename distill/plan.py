@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from distill.recipe import MemberRecipe, Recipe
-from distill.recipe.budget import Budget, planned_budgets
+from distill.recipe import FromTeacher, MemberRecipe, Recipe
+from distill.recipe.budget import Budget, cache_bytes_of_row, planned_budgets, planned_shape
 from distill.tasks import TASKS
 
 
@@ -19,11 +19,13 @@ class Plan:
         tasks: per task the examples and the optimizer steps of teacher and student; None where the data is on
             the hub and was not looked at.
         parameters: of teacher and student, without a task's classifier; None where no file here tells.
+        shape: the student's, where `target_parameters` and the files here lead to one.
     """
 
     recipe: Recipe
     tasks: dict[str, dict[str, int | None]]
     parameters: dict[str, Budget | None]
+    shape: FromTeacher | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for `--json`."""
@@ -39,6 +41,8 @@ class Plan:
                 role: None if budget is None else budget.as_dict() for role, budget in self.parameters.items()
             },
             "parameters_are_upper_bound": self._trims_vocabulary,
+            "shape": None if self.shape is None else self.shape.shape_as_dict(),
+            "cache_bytes_per_row": cache_bytes_of_row(self.recipe),
             "tasks": self.tasks,
         }
 
@@ -56,6 +60,7 @@ class Plan:
             f"  data     {recipe.data.source}{' ' + recipe.data.path if recipe.data.path else ''}",
             *(f"  teacher  {part.name}, {_how(part)}" for part in recipe.teacher.parts),
             *self._sizes,
+            *self._cache,
             f"  loss     {loss}",
             f"  fits     {self._fits}: {roles} on {len(self.tasks)} tasks, seeds {', '.join(map(str, recipe.seeds))}",
             f"  folder   {recipe.folder}",
@@ -87,12 +92,39 @@ class Plan:
             ratio = "" if teacher is None else f", {student.total / teacher.total:.2f} of the teacher's"
             trimmed = "; the training texts decide how many tokens it keeps" if bound else ""
             lines.append(f"  student  {bound}{student.as_text()}{ratio}{trimmed}")
+        if self.shape is not None:
+            lines.append(f"           {self.shape.shape_as_text()}")
+        elif (cut := self.recipe.student.from_teacher) is not None and cut.target is not None:
+            lines.append(f"  student  at most {cut.target / 1e6:.2f} M parameters; the run finds the shape")
         return lines
+
+    @property
+    def _cache(self) -> list[str]:
+        """What the teachers' cache will weigh, as far as it is known before texts are cut into tokens."""
+        cache = self.recipe.teacher.cache
+        if cache is None:
+            return []
+        weight = cache_bytes_of_row(self.recipe)
+        shown = "size not known: the teacher's vocabulary is not on this machine"
+        if weight is not None:
+            bound = "at most " if self._trims_vocabulary and cache.keep == "full" else ""
+            shown = f"{bound}{weight:,} bytes a token that is learnt"
+            text = self.tasks.get("text", {}).get("train")
+            if text is not None and self.recipe.architecture == "decoder":
+                most = text * self.recipe.data.max_length * weight
+                shown += f", at most {_size(most)}"
+            if len(self.recipe.teacher.parts) > 1:
+                shown += f", for each of {len(self.recipe.teacher.parts)} teachers"
+        return [f"  cache    {cache.keep}, {shown}"]
 
     @property
     def _fits(self) -> int:
         seeds = len(self.recipe.seeds)
         return len(self.tasks) * (len(self.recipe.teacher.parts) + seeds * (2 if self.recipe.baseline else 1))
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:,.3g} GB" if count >= 1e9 else f"{count / 1e6:,.3g} MB"
 
 
 def _how(part: MemberRecipe) -> str:
@@ -129,4 +161,4 @@ def plan(recipe: Recipe) -> Plan:
             ),
             "student_steps": total_steps(recipe.train.for_task(name), len(training)),
         }
-    return Plan(recipe, tasks, planned_budgets(recipe))
+    return Plan(recipe, tasks, planned_budgets(recipe), planned_shape(recipe))

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from distill.disk import locked
 from distill.errors import DistillError
 
 Role = Literal["teacher", "student", "baseline"]
@@ -56,22 +57,13 @@ class RunFolder:
         Raises:
             DistillError: another process is at work there, or the folder cannot be written.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / ".lock").open("w")
-        except OSError as error:
-            raise DistillError(
-                f"{self.path}: cannot be written ({error.strerror}); choose another --out"
-            ) from error
-        with lock:
+        with contextlib.ExitStack() as held:
             try:
-                import fcntl
-
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except ImportError:  # no such lock on this platform
-                pass
-            except OSError:
-                raise DistillError(f"{self.path}: another process is running in this folder") from None
+                held.enter_context(locked(self.path))
+            except OSError as error:
+                raise DistillError(
+                    f"{self.path}: cannot be written ({error.strerror}); choose another --out"
+                ) from error
             yield
 
 

@@ -35,7 +35,7 @@ from .features.pkd import PKD
 from .features.relations import Relations
 from .loss import Loss
 from .rows import Rows
-from .sparse import SparseTeacher
+from .sparse import SparseTeacher, most_likely, sampled
 from .total import Evaluation, Total
 from .transport.multi_level import MultiLevelTransport
 from .transport.sinkhorn import Sinkhorn
@@ -101,4 +101,6 @@ __all__ = [
     "TotalVariation",
     "Vocabularies",
     "Wanted",
+    "most_likely",
+    "sampled",
 ]

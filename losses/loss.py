@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from .ranges import non_negative
 
@@ -34,6 +34,8 @@ class Loss(ABC):
         random: draws anew at every call, from torch's global random state.
         scheduled: changes from step to step, see `advance`.
         reads_activations: reads rows.activations, see `features.feature_loss.ActivationLoss`.
+        sparse: which part of a teacher does in place of its logits, see `sparse.most_likely` and `sparse.sampled`;
+            None for losses that read all classes.
     """
 
     # Read by pydantic when a recipe is validated; an unknown key is a mistake, not a comment.
@@ -43,6 +45,7 @@ class Loss(ABC):
     random: ClassVar[bool] = False
     scheduled: ClassVar[bool] = False
     reads_activations: ClassVar[bool] = False
+    sparse: ClassVar[Literal["top_k", "sampled"] | None] = None
 
     kind: str
     weight: float = 1.0

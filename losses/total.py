@@ -76,6 +76,15 @@ class Total:
         return any(term.needs_teacher for term in self.terms)
 
     @property
+    def against_teacher(self) -> Total:
+        """The terms that compare with a teacher: what is left of the total on rows without labels.
+
+        Raises:
+            ValueError: there are none.
+        """
+        return Total(term for term in self.terms if term.needs_teacher)
+
+    @property
     def reads_activations(self) -> bool:
         """Whether any term reads rows.activations."""
         return any(term.reads_activations for term in self.terms)
@@ -172,9 +181,12 @@ class Total:
         return any(term.scheduled for term in self.terms)
 
     def advance(self, values: Mapping[str, float], *, progress: float) -> Total:
-        """Return the total to use at the next step, see `Loss.advance`; values are the terms' means by name."""
+        """Return the total to use at the next step, see `Loss.advance`; values are the terms' means by name.
+
+        A term without one has not been looked at in this step, and stays as it is.
+        """
         return Total(
-            term.advance(values[name], progress=progress)
+            term.advance(values[name], progress=progress) if name in values else term
             for name, term in zip(self.names, self.terms, strict=True)
         )
 

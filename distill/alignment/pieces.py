@@ -134,6 +134,16 @@ class SplitRows:
         """Return N."""
         return len(self.teacher_row_N)
 
+    def to(self, device: torch.device | str) -> SplitRows:
+        """Return the same on another device."""
+        return SplitRows(
+            self.student_row_P.to(device),
+            self.owner_P.to(device),
+            self.teacher_row_N.to(device),
+            self.example_N.to(device),
+            self.unpredicted,
+        )
+
 
 def split_rows(examples: Sequence[SplitExample], student: CountedRows, teacher: CountedRows) -> SplitRows:
     """Find the rows of all of the teacher's counted tokens, and those of their pieces.

@@ -96,6 +96,27 @@ class TokenSpans:
         """Return T."""
         return len(self.id_T)
 
+    def moved(self, place_S: Integers) -> TokenSpans:
+        """Return the same tokens at other places of a sequence.
+
+        Args:
+            place_S: for each place of the sequence that the spans were made of, the new one; −1 leaves its token out.
+        """
+        place_T = place_S[self.position_T]
+        kept = place_T >= 0
+        number = np.cumsum(kept) - 1
+        return TokenSpans(
+            place_T[kept],
+            self.id_T[kept],
+            self.start_T[kept],
+            self.end_T[kept],
+            self.known_T[kept],
+            self.ink_T[kept],
+            self.before_T[kept],
+            {int(number[token]): read for token, read in self.hidden.items() if kept[token]},
+            self.length,
+        )
+
     def uncovered(self) -> list[tuple[int, int]]:
         """Return the stretches of bytes, [start, end), that no token but the unknown one covers, in order."""
         read = self.known_T

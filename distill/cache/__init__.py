@@ -2,8 +2,17 @@
 
 from distill.cache.alone import EachAlone
 from distill.cache.header import Header, header_of
-from distill.cache.reader import CachedTeacher
+from distill.cache.reader import CachedEnsemble, CachedTeacher
 from distill.cache.spec import CacheSpec
 from distill.cache.writer import CacheSummary, write_cache
 
-__all__ = ["CacheSpec", "CacheSummary", "CachedTeacher", "EachAlone", "Header", "header_of", "write_cache"]
+__all__ = [
+    "CacheSpec",
+    "CacheSummary",
+    "CachedEnsemble",
+    "CachedTeacher",
+    "EachAlone",
+    "Header",
+    "header_of",
+    "write_cache",
+]

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 class EachAlone:
     """A live teacher that is asked about one example after the other.
 
-    Training with it and training with its `full` cache are the same to the last bit. It costs the batching: a forward
-    pass an example.
+    Training with it and training with its `full` cache are the same to the last bit: like a cache's writer it asks in
+    the precision of the teacher's weights, whatever that of the training is. It costs the batching: a forward pass an
+    example.
 
     Args:
         teacher: a `Teacher`, or anything called like it.
@@ -37,7 +38,8 @@ class EachAlone:
 
     def __call__(self, batch: Batch) -> Prediction:
         """Logits of the batch's rows, in their order."""
-        return Prediction(torch.cat([self.teacher(example).logits_NC for example in examples(batch)]))
+        with torch.autocast(batch.index_B.device.type, enabled=False):
+            return Prediction(torch.cat([self.teacher(example).logits_NC for example in examples(batch)]))
 
 
 def examples(batch: Batch) -> Iterator[Batch]:

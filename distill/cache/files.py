@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from distill.cache.spec import CacheSpec
+from distill.disk import sha256_of, sync
 from distill.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -130,7 +131,13 @@ def write_shard(folder: Path, number: int, tensors: dict[str, Tensor]) -> Shard:
         CheckpointError: it cannot be written; nothing half-written stays behind.
     """
     path = folder / f"shard-{number:05d}.safetensors"
-    _replace(path, lambda aside: save_file(tensors, aside))
+
+    def write(aside: Path) -> None:
+        save_file(tensors, aside)
+        # safetensors lets the owner alone read; a cache that people share is readable as its manifest is.
+        aside.chmod((folder / MANIFEST).stat().st_mode & 0o777)
+
+    _replace(path, write)
     with _said_of(path):
         return Shard(
             path.name, sha256_of(path), path.stat().st_size, len(tensors["key"]), int(tensors["start"][-1])
@@ -163,19 +170,13 @@ def verify(folder: Path, shard: Shard) -> None:
         )
 
 
-def sha256_of(path: Path) -> str:
-    """The digest of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def _replace(path: Path, write: Callable[[Path], object]) -> None:
     aside = path.with_name(f".writing-{path.name}")
     try:
         write(aside)
-        _sync(aside)
+        sync(aside)
         os.replace(aside, path)
-        _sync(path.parent)
+        sync(path.parent)
     except (OSError, SafetensorError) as error:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
@@ -185,20 +186,14 @@ def _replace(path: Path, write: Callable[[Path], object]) -> None:
         ) from error
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 @contextlib.contextmanager
 def _said_of(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
         raise CheckpointError(f"cache {path}: is missing; remove {path.parent} and write it again") from error
+    except PermissionError as error:
+        raise CheckpointError(f"cache {path}: cannot be read ({error.strerror})") from error
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         raise CheckpointError(
             f"cache {path}: is damaged ({error}); remove {path.parent} and write it again"

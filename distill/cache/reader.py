@@ -5,6 +5,7 @@ Shapes: N rows of a batch, C classes, K kept classes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,8 @@ from distill.cache.files import Manifest, OpenShard, keys_of, read_manifest, ver
 from distill.cache.header import Header
 from distill.cache.spec import CacheSpec
 from distill.cache.writer import check_header
-from distill.errors import CheckpointError
-from distill.losses import SparseTeacher
+from distill.errors import CheckpointError, MismatchError
+from distill.losses import Ensemble, SparseTeacher
 from distill.models import Batch, Prediction, SparsePrediction
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class CachedTeacher:
         for example, count in zip(examples(batch.to("cpu")), rows_of_examples(batch), strict=True):
             rows = self._rows(example)
             if any(len(tensor) != count for tensor in rows.values()):
-                raise CheckpointError(
+                raise MismatchError(
                     f"cache {self.folder}: holds another number of rows of example {int(example.index_B)}; write it again"
                 )
             kept.append(rows)
@@ -91,7 +92,7 @@ class CachedTeacher:
             for shard in self._manifest.shards:  # a damaged key looks like a missing example
                 verify(self.folder, shard)
             unfinished = "" if self._manifest.complete else " (its writer did not come to the end)"
-            raise CheckpointError(
+            raise MismatchError(
                 f"cache {self.folder}: the teacher was not asked about example {int(example.index_B)}: its tokens, or "
                 f"which of them count, are not those of any example in the cache{unfinished}; write the cache with "
                 "this data, which adds what is missing"
@@ -100,3 +101,27 @@ class CachedTeacher:
         if number not in self._open:
             self._open[number] = OpenShard(self.folder, self._manifest.shards[number])
         return self._open[number].rows(at)
+
+
+class CachedEnsemble:
+    """Several full caches read as one teacher: its members never had to be in memory together.
+
+    Args:
+        members: full caches of teachers with one vocabulary.
+        mean: how their logits become one teacher's.
+    """
+
+    def __init__(self, members: Sequence[CachedTeacher], mean: Ensemble):
+        if any(member.spec.kept != "full" for member in members):
+            raise ValueError("a mean is taken of all classes: every member needs a full cache")
+        self.members = tuple(members)
+        self.mean = mean
+
+    def __call__(self, batch: Batch) -> Prediction:
+        """The mean of all members' logits, see `CachedTeacher`."""
+        logits = []
+        for member in self.members:
+            said = member(batch)
+            assert isinstance(said, Prediction)  # noqa: S101 - full caches say nothing else
+            logits.append(said.logits_NC)
+        return Prediction(self.mean(logits))

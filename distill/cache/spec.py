@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from distill.losses.sparse import most_likely, sampled  # type: ignore[import-not-found] # no stub below losses
+from distill.losses import most_likely, sampled
+from distill.recipe.schema import UINT16, bytes_of_row
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Kept = Literal["full", "top_k", "sampled"]
-
-_WIDTH = {"float32": 4, "bfloat16": 2, "float16": 2}
-_UINT16 = 65536
 
 
 @dataclass(frozen=True)
@@ -58,10 +56,7 @@ class CacheSpec:
 
     def bytes_of_row(self, classes: int, element_size: int = 4) -> int:
         """What one row weighs, `element_size` bytes a logit of the teacher; the files' own headers not counted."""
-        if self.kept == "full":
-            return classes * element_size
-        count = min(self.count, classes) if self.kept == "top_k" else self.count
-        return count * ((2 if classes <= _UINT16 else 4) + _WIDTH[self.dtype])
+        return bytes_of_row(self.kept, classes, count=self.count, dtype=self.dtype, element_size=element_size)
 
     def tensors(self, logits_NC: Tensor, key: bytes) -> dict[str, Tensor]:
         """What is kept of one example's rows, by name, on the CPU."""
@@ -76,7 +71,7 @@ class CacheSpec:
                 logits_NC.cpu(), samples=self.count, temperature=self.temperature, generator=draw
             )
         index_NK, probability_NK = sparse.index.cpu(), sparse.probability.float().cpu()
-        width = torch.uint16 if logits_NC.shape[1] <= _UINT16 else torch.int32
+        width = torch.uint16 if logits_NC.shape[1] <= UINT16 else torch.int32
         return {
             "index": index_NK.to(width).contiguous(),
             "probability": _towards_zero(probability_NK, getattr(torch, self.dtype)).contiguous(),

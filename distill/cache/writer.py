@@ -5,6 +5,7 @@ Shapes: N rows of an example, C classes.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ import torch
 
 from distill.cache.alone import examples, key_of
 from distill.cache.files import (
+    MANIFEST,
     Manifest,
     keys_of,
     packed,
@@ -25,7 +27,8 @@ from distill.cache.files import (
 )
 from distill.cache.header import Header
 from distill.cache.spec import CacheSpec
-from distill.errors import CheckpointError
+from distill.disk import locked
+from distill.errors import CheckpointError, MismatchError
 from distill.models import Batch, DataSet, Prediction
 from distill.progress import Progress, Silent
 
@@ -44,12 +47,14 @@ class CacheSummary:
     """What a cache holds.
 
     Attributes:
+        folder: where it is.
         examples: different ones.
         rows: of all of them.
         bytes: of the shards.
         computed: examples that this call asked the teacher about; the others were there already, or came twice.
     """
 
+    folder: Path
     examples: int
     rows: int
     bytes: int
@@ -103,16 +108,39 @@ def write_cache(
             written, or the disk is too small.
     """
     progress = progress or Silent()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CheckpointError(f"cache {folder}: cannot be written ({error.strerror or error})") from error
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(locked(folder, waiting=lambda: progress.say(_waits(folder))))
+        except OSError as error:
+            # Where nobody can write, a finished cache can still be read.
+            if not (folder / MANIFEST).is_file():
+                raise CheckpointError(
+                    f"cache {folder}: cannot be written ({error.strerror or error})"
+                ) from error
+        return _write(folder, header, features, teacher, spec, epochs, device, progress, shard_bytes)
+
+
+def _waits(folder: Path) -> str:
+    return f"teacher cache: another process is at work in {folder}; waiting for it"
+
+
+def _write(
+    folder: Path,
+    header: Header,
+    features: DataSet,
+    teacher: Callable[[Batch], Prediction],
+    spec: CacheSpec,
+    epochs: int,
+    device: torch.device | str,
+    progress: Progress,
+    shard_bytes: int,
+) -> CacheSummary:
     manifest = read_manifest(folder)
     known: set[bytes] = set()
     if manifest is not None:
         check_header(folder, manifest, header)
         if manifest.spec != spec:
-            raise CheckpointError(f"cache {folder}: keeps {manifest.spec}, not {spec}; choose another folder")
+            raise MismatchError(f"cache {folder}: keeps {manifest.spec}, not {spec}; choose another folder")
         for shard in manifest.shards:
             verify(folder, shard)
             known.update(keys_of(folder, shard))
@@ -150,6 +178,7 @@ def write_cache(
         manifest = replace(manifest, complete=True)
         write_manifest(folder, manifest)
     summary = CacheSummary(
+        folder=folder,
         examples=sum(shard.examples for shard in manifest.shards),
         rows=sum(shard.rows for shard in manifest.shards),
         bytes=sum(shard.bytes for shard in manifest.shards),
@@ -163,11 +192,11 @@ def check_header(folder: Path, manifest: Manifest, header: Header) -> None:
     """Refuse a cache of other predictions.
 
     Raises:
-        CheckpointError: it names what differs.
+        MismatchError: it names what differs.
     """
     different = header.differences(manifest.header)
     if different:
-        raise CheckpointError(
+        raise MismatchError(
             f"cache {folder}: was made with another {'; another '.join(different)}; write a new cache in another folder"
         )
 
@@ -195,7 +224,11 @@ def _begin(
             f"cache {folder}: needs about {need / 1e9:.3g} GB, but the disk has {free / 1e9:.3g} GB free; keep less of "
             "each row (top_k, sampled) or use another folder"
         )
-    progress.say(f"teacher cache: about {need / 1e6:.3g} MB in {folder}")
+    progress.say(
+        f"teacher cache: about {need / 1e6:.3g} MB, "
+        f"{spec.bytes_of_row(logits_NC.shape[1], logits_NC.element_size()):,} bytes a row, in {folder} "
+        f"({free / 1e9:.3g} GB free)"
+    )
     manifest = Manifest(
         spec=spec,
         header=header.as_json(),

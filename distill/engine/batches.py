@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from distill.recipe import TrainRecipe
 
+MicroBatch = tuple[list[int], list[int], float]
+"""The examples of one forward pass: their indices, their group ids, and the weight of their rows."""
 # Sorting by length within this many batches keeps padding low and the order still random.
 BATCHES_SORTED_TOGETHER = 10
 
@@ -38,8 +40,8 @@ class Plan:
         """Optimizer steps that see every example once; the last may be smaller."""
         return -(-examples // self.batch)
 
-    def micro_batches(self, batch: Sequence[int], device: int) -> list[tuple[list[int], list[int], float]]:
-        """What one device does in one step: (example indices, group ids, weight) a forward pass.
+    def micro_batches(self, batch: Sequence[int], device: int) -> list[MicroBatch]:
+        """What one device does in one step, a forward pass each.
 
         A device that a small last batch does not reach gets one example of weight 0, so that all devices take
         part in the step.

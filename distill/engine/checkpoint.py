@@ -6,9 +6,7 @@ sha256 of each file. No pickle is written or read.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import load_file, save_file
 
+from distill.disk import sha256_of, sync
 from distill.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ def save_checkpoint(
                 aside / f"{name}.safetensors",
             )
         (aside / STATE).write_text(json.dumps({"step": step, **state}))
-        digests = {file.name: _sha256(file) for file in sorted(aside.iterdir())}
+        digests = {file.name: sha256_of(file) for file in sorted(aside.iterdir())}
         (aside / MANIFEST).write_text(json.dumps(digests, indent=1))
         for file in aside.iterdir():
             sync(file)
@@ -105,7 +104,7 @@ def _read(path: Path) -> Checkpoint:
         for name, digest in manifest.items():
             if not (path / name).is_file():
                 raise CheckpointError(f"checkpoint {path}: {name} is missing")
-            if _sha256(path / name) != digest:
+            if sha256_of(path / name) != digest:
                 raise CheckpointError(
                     f"checkpoint {path}: {name} is damaged (its sha256 is not the manifest's)"
                 )
@@ -122,17 +121,3 @@ def _read(path: Path) -> Checkpoint:
 
 def _steps(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*"), reverse=True) if folder.is_dir() else []
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def sync(path: Path) -> None:
-    """Make a file's bytes, or a folder's entries, survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,25 +1,28 @@
 """The training loop: one inner step, read top to bottom.
 
-batch ─► teacher ─┐
+batch ─► teacher ─┐          (on policy: the batch's prompts, as the student continues them)
       └► student ─┴► align ─► rows ─► loss ─► Σ w·v / Σ w over the whole batch ─► backward ─► optimizer
 """
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from distill.alignment import align_activations, align_classes
-from distill.engine.batches import Plan, check_groups, epoch_batches, total_steps
+from distill.alignment import SharedHead, align_activations, align_classes
+from distill.engine.batches import MicroBatch, Plan, check_groups, epoch_batches, total_steps
 from distill.engine.checkpoint import latest_checkpoint, save_checkpoint
+from distill.engine.comparison import Comparison, CrossAttention
 from distill.engine.optimizer import make_optimizer, optimizer_tensors, restore_optimizer
+from distill.engine.own_texts import OwnTexts
 from distill.engine.random_state import random_tensors, restore_random
 from distill.errors import CheckpointError, NumericsError, RecipeError
 from distill.losses import Loss, ModelPair, Rows, Total, Wanted
@@ -34,6 +37,31 @@ if TYPE_CHECKING:
     from distill.losses import Evaluation
 
 
+@dataclass(frozen=True)
+class Part:
+    """Terms of the loss, and the rows of one forward pass that they see."""
+
+    terms: Total
+    rows: Rows
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one optimizer step is made on.
+
+    Attributes:
+        data: where the examples are.
+        micro_batches: what each forward pass on this device takes of them.
+        loss: the terms that count.
+        rows: how many rows the whole batch has, on all devices, for the terms of these names.
+    """
+
+    data: DataSet
+    micro_batches: list[MicroBatch]
+    loss: Total
+    rows: dict[tuple[str, ...], int]
+
+
 class Engine:
     """Trains one student with one loss on one data set.
 
@@ -44,9 +72,12 @@ class Engine:
         student: its weights are changed in place.
         loss: a loss or a weighted sum of losses.
         features: the training examples.
-        train: optimizer, schedule, batch sizes and precision.
+        train: optimizer, schedule, batch sizes, precision, and how often a decoder trains on its own texts: there only
+            the terms that compare with the teacher count, and rows are the tokens that it wrote.
         teacher: called on every batch; needed when a term of the loss compares with one, and a `Teacher` when a term
             compares what the models compute inside.
+        comparison: how to compare with a teacher that has other tokens; `features` are then its `own`. None: both
+            read the same tokens.
         seed: decides the order of the examples and the dropout masks.
         checkpoints: folder to save to and to continue from; None neither saves nor continues.
         owner: what identifies this training; a checkpoint of another owner is refused.
@@ -57,8 +88,8 @@ class Engine:
         accelerator: for devices and processes; made here when None.
 
     Raises:
-        RecipeError: the batch would be split inside a batch-wise group, a teacher is missing, or a term cannot
-            compare these two models.
+        RecipeError: the batch would be split inside a batch-wise group, a teacher is missing, a term cannot
+            compare these two models, or there are no texts of the student's own to train on.
         NumericsError: from `run`, when loss or gradient is not finite; the weights are those of the step before.
 
     Example:
@@ -73,6 +104,7 @@ class Engine:
         train: TrainRecipe,
         *,
         teacher: Callable[[Batch], Prediction | SparsePrediction] | None = None,
+        comparison: Comparison | None = None,
         seed: int = 0,
         checkpoints: Path | None = None,
         owner: str = "",
@@ -88,6 +120,7 @@ class Engine:
         self.accelerator = accelerator
         self.student = student
         self.teacher = teacher
+        self.comparison = comparison
         self.loss = loss if isinstance(loss, Total) else Total(terms=(loss,))
         self.features = features
         self.train = train
@@ -110,6 +143,18 @@ class Engine:
             raise RecipeError(["loss: a term compares with a teacher, but no teacher was given"])
         if len(features) == 0:
             raise RecipeError(["data: there are no training examples"])
+        self.own_texts: OwnTexts | None = None
+        if train.on_policy is not None:
+            if not self.loss.needs_teacher:
+                raise RecipeError(["train.on_policy: no term of the loss compares with a teacher"])
+            self.own_texts = OwnTexts(
+                train.on_policy,
+                features,
+                student,
+                teacher,
+                seed=seed,
+                batch_size=train.per_device_eval_batch_size,
+            )
 
         torch.manual_seed(seed)
         self.step_number = 0
@@ -133,8 +178,9 @@ class Engine:
         student.model, self.optimizer = accelerator.prepare(student.model, optimizer)
         self._autocast = _wants_bf16(train, accelerator.device)
         self._sums: dict[str, Tensor] = {}
-        self._weight = torch.zeros((), device=accelerator.device)
+        self._weights: dict[str, Tensor] = {}
         self._resumed = False
+        self._told_of_padding = False
 
     def _build_projections(self) -> torch.nn.ModuleDict:
         self.models: ModelPair | None = None
@@ -148,12 +194,13 @@ class Engine:
                     f"found {type(self.teacher).__name__}"
                 ]
             )
+        shared = self.comparison.shared if isinstance(self.comparison, CrossAttention) else None
         self.models = ModelPair(
             self.student.shape,
             self.teacher.shape,
             self.student.origin,
             self.student.channels,
-            self.student.vocabularies(self.teacher),
+            self.student.vocabularies(self.teacher, shared),
         )
         # Its own draw: the student's dropout does not depend on whether a term has weights.
         with torch.random.fork_rng():
@@ -201,25 +248,31 @@ class Engine:
 
     def step(self, batch: list[int]) -> None:
         """One optimizer step on the examples of `batch`, forward pass by forward pass."""
-        micro_batches = self.plan.micro_batches(batch, self.accelerator.process_index)
+        work = self._work(batch)
         finite = torch.ones((), dtype=torch.bool, device=self.accelerator.device)
         totals: dict[str, Tensor] = {}
-        rows_of_batch = max(self.features.rows_of(batch), 1)
-        for last, micro in _mark_last(micro_batches):
+        for last, micro in _mark_last(work.micro_batches):
             with self.accelerator.no_sync(self.student.model) if not last else nullcontext():
-                rows = self._rows(micro)
-                terms = self.loss.evaluate(rows, self.projections)
+                parts = [
+                    (part, part.terms.evaluate(part.rows, self.projections))
+                    for part in self._parts(work, micro)
+                ]
+                means = [
+                    part.rows.mean(part.terms.combine(values), total_weight=work.rows[part.terms.names])
+                    for part, values in parts
+                ]
                 # Devices average their gradients: multiplying by their number makes the sum over the whole batch.
-                loss = rows.mean(self.loss.combine(terms), total_weight=rows_of_batch) * self.plan.devices
+                loss = torch.stack(means).sum() * self.plan.devices
                 finite &= loss.isfinite()
                 self.accelerator.backward(loss)
-            for name, total in self._remember(rows, terms).items():
-                totals[name] = totals.get(name, torch.zeros_like(total)) + total
+            for part, values in parts:
+                for name, total in self._remember(part.rows, values).items():
+                    totals[name] = totals.get(name, torch.zeros_like(total)) + total
         self._average_projections()
         parameters = [p for _, p in self._trained() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if not bool(finite & norm.isfinite()):
-            raise self._culprit(micro_batches)
+            raise self._culprit(work)
         if self.train.max_grad_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.train.max_grad_norm, norm)
         self._sums["gradient_norm"] = norm
@@ -228,11 +281,12 @@ class Engine:
         self.optimizer.zero_grad()
         self.step_number += 1
         if self.loss.scheduled:
-            means = {
-                name: float(self.accelerator.reduce(total, "sum")) / rows_of_batch
+            rows_of = {name: rows for names, rows in work.rows.items() for name in names}
+            figures = {
+                name: float(self.accelerator.reduce(total, "sum")) / rows_of[name]
                 for name, total in totals.items()
             }
-            self.loss = self.loss.advance(means, progress=self.step_number / self.total_steps)
+            self.loss = self.loss.advance(figures, progress=self.step_number / self.total_steps)
 
     def _trained(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         yield from self.student.model.named_parameters()
@@ -244,20 +298,85 @@ class Engine:
             for parameter in self.projections.parameters():
                 parameter.grad = self.accelerator.reduce(parameter.grad, reduction="mean")
 
-    def _rows(self, micro: tuple[list[int], list[int], float]) -> Rows:
+    def _written(self, own_texts: OwnTexts, micro_batches: list[MicroBatch]) -> Work:
+        """The student's own texts for these forward passes, and how many rows they make on all devices."""
+        with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self._autocast):
+            texts = own_texts.write(
+                self.accelerator.unwrap_model(self.student.model),
+                [i for index, _, _ in micro_batches for i in index],
+                self.step_number,
+            )
+        place = itertools.count()
+        renumbered = [([next(place) for _ in index], group, weight) for index, group, weight in micro_batches]
+        rows = torch.tensor(
+            sum(texts.rows_of(index) for index, _, weight in renumbered if weight),
+            device=self.accelerator.device,
+        )
+        loss = self.loss.against_teacher
+        return Work(texts, renumbered, loss, {loss.names: max(int(self.accelerator.reduce(rows, "sum")), 1)})
+
+    def _split(self) -> tuple[Total | None, Total | None]:
+        """The terms that need no teacher and those that do, where these see other rows."""
+        alone = [term for term in self.loss if not term.needs_teacher]
+        compared = [term for term in self.loss if term.needs_teacher]
+        return Total(alone) if alone else None, Total(compared) if compared else None
+
+    def _rows_of(self, batch: list[int]) -> dict[tuple[str, ...], int]:
+        """How many rows a whole batch has for the terms of these names: what their sums are divided by."""
+        if self.comparison is None:
+            return {self.loss.names: max(self.features.rows_of(batch, self.epoch), 1)}
+        alone, compared = self._split()
+        found = {alone.names: self.features.rows_of(batch, self.epoch)} if alone else {}
+        if compared:
+            found[compared.names] = self.comparison.rows_of(batch, self.epoch)
+        return {names: max(rows, 1) for names, rows in found.items()}
+
+    def _work(self, batch: list[int]) -> Work:
+        """What a step on a batch is made on: the data's own examples, or, on policy, what the student writes there."""
+        micro_batches = self.plan.micro_batches(batch, self.accelerator.process_index)
+        if self.own_texts and self.own_texts.taken_at(self.step_number):
+            return self._written(self.own_texts, micro_batches)
+        return Work(self.features, micro_batches, self.loss, self._rows_of(batch))
+
+    def _parts(self, work: Work, micro: MicroBatch) -> list[Part]:
+        """What one forward pass gives: the terms of the loss, with the rows that they see."""
         index, group, weight = micro
-        batch = self.features.batch(index, group, self.epoch).to(self.accelerator.device)
+        batch = work.data.batch(index, group, self.epoch).to(self.accelerator.device)
+        batch = replace(batch, weight_N=batch.weight_N * weight)
         self.tokens += int(batch.inputs["input_ids"].numel())
+        if self.comparison is None:
+            return [Part(work.loss, self._rows(batch))]
+        with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self._autocast):
+            said = self.student(batch, self.wanted[0])
+            alone, compared = self._split()
+            parts = []
+            if alone:
+                own = align_classes(
+                    said.logits_NC,
+                    None,
+                    label_N=batch.label_N,
+                    weight_N=batch.weight_N,
+                    group_N=batch.group_N,
+                )
+                parts.append(Part(alone, own))
+            if compared:
+                assert self._ask_teacher is not None  # noqa: S101 - was checked
+                rows = self.comparison.rows(
+                    batch, self.epoch, self.student, said, self._ask_teacher, self.models
+                )
+                parts.append(Part(compared, rows))
+        return parts
+
+    def _rows(self, batch: Batch) -> Rows:
         with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self._autocast):
             teacher = self._ask_teacher(batch) if self._ask_teacher else None
             student = self.student(batch, self.wanted[0])
-        weight_N = batch.weight_N * weight
         if isinstance(teacher, SparsePrediction):
             return Rows(
                 student=student.logits_NC,
                 sparse=teacher.sparse,
                 label=batch.label_N,
-                weight=weight_N,
+                weight=batch.weight_N,
                 group=batch.group_N,
             )
         activations = None
@@ -265,14 +384,28 @@ class Engine:
             activations = align_activations(
                 student.activations, teacher.activations, batch.inputs, self.models, batch.rows_BT
             )
+        student_NC, teacher_NC = student.logits_NC, None if teacher is None else teacher.logits_NC
+        if teacher_NC is not None and batch.rows_BT is not None:
+            student_NC, teacher_NC = self._same_columns(student_NC, teacher_NC)
         return align_classes(
-            student.logits_NC,
-            None if teacher is None else teacher.logits_NC,
+            student_NC,
+            teacher_NC,
             label_N=batch.label_N,
-            weight_N=weight_N,
+            weight_N=batch.weight_N,
             group_N=batch.group_N,
             activations=activations,
         )
+
+    def _same_columns(self, student_NV: Tensor, teacher_NW: Tensor) -> tuple[Tensor, Tensor]:
+        """Both models' logits over the tokens of their one tokenizer, where their heads pad these differently."""
+        if student_NV.shape[1] == teacher_NW.shape[1]:
+            return student_NV, teacher_NW
+        tokens = max(self.student.tokenizer.get_vocab().values()) + 1
+        head = SharedHead(student_NV.shape[1], teacher_NW.shape[1], tokens)
+        if not self._told_of_padding:
+            self.progress.say(f"{self.owner.split('@')[0] or 'training'}: {head.describe()}")
+            self._told_of_padding = True
+        return student_NV[:, : head.columns], teacher_NW[:, : head.columns]
 
     @property
     def epoch(self) -> int:
@@ -297,28 +430,36 @@ class Engine:
         totals = {
             name: rows.mean(values_N.detach(), total_weight=1.0) for name, (values_N, _) in terms.items()
         }
+        weight = rows.weights.sum()
         for name, total in totals.items():
+            self._weights[f"loss/{name}"] = (
+                self._weights.get(f"loss/{name}", torch.zeros_like(weight)) + weight
+            )
             self._sums[f"loss/{name}"] = self._sums.get(f"loss/{name}", torch.zeros_like(total)) + total
             for what, figure in terms[name][1].items():
                 worst = torch.minimum if what == "converged" else torch.maximum
                 key = f"{name}/{what}"
                 self._sums[key] = worst(figure.detach(), self._sums.get(key, figure.detach()))
-        self._weight = self._weight + rows.weights.sum()
         return totals
 
     def _figures(self) -> dict[str, float]:
-        """Means since the last call: each term unweighted, and their weighted sum as `loss`."""
+        """Means since the last call: each term unweighted over the rows where it counted, their weighted sum as `loss`."""
         figures = {}
         for name, total in self._sums.items():
-            figures[name] = float(total) / float(self._weight) if name.startswith("loss/") else float(total)
+            weight = self._weights.get(name)
+            # A term may have met no row in all these steps.
+            figures[name] = float(total) if weight is None else float(total) / max(float(weight), 1e-38)
         weighted = sum(
-            term.weight * figures[f"loss/{name}"]
+            term.weight * figures.get(f"loss/{name}", 0.0)
             for name, term in zip(self.loss.names, self.loss, strict=True)
         )
-        self._sums, self._weight = {}, torch.zeros_like(self._weight)
+        self._sums, self._weights = {}, {}
+        if self.own_texts:
+            logged = (self.step_number - 1) // self.train.logging_steps * self.train.logging_steps
+            figures |= self.own_texts.figures(range(logged, self.step_number))
         return {"loss": float(weighted), **figures, "learning_rate": float(self.scheduler.get_last_lr()[0])}
 
-    def _culprit(self, micro_batches: list[tuple[list[int], list[int], float]]) -> NumericsError:
+    def _culprit(self, work: Work) -> NumericsError:
         """Which tensor was not finite at this step. The weights have not been touched."""
         where = f"step {self.step_number + 1}"
         gradients = [
@@ -328,18 +469,18 @@ class Engine:
         ]
         self.optimizer.zero_grad()
         with torch.no_grad():
-            for micro in micro_batches:
-                rows = self._rows(micro)
-                try:
-                    rows.check_finite()
-                except NumericsError as error:
-                    return NumericsError(f"{where}: {error}; the weights are those of the step before")
-                for name, (values_N, _) in self.loss.evaluate(rows, self.projections).items():
-                    if not bool(values_N.isfinite().all()):
-                        return NumericsError(
-                            f"{where}: loss term {name} is not finite; the weights are those of the step before; "
-                            "lower its temperature's extremes or its weight"
-                        )
+            for micro in work.micro_batches:
+                for part in self._parts(work, micro):
+                    try:
+                        part.rows.check_finite()
+                    except NumericsError as error:
+                        return NumericsError(f"{where}: {error}; the weights are those of the step before")
+                    for name, (values_N, _) in part.terms.evaluate(part.rows, self.projections).items():
+                        if not bool(values_N.isfinite().all()):
+                            return NumericsError(
+                                f"{where}: loss term {name} is not finite; the weights are those of the step "
+                                "before; lower its temperature's extremes or its weight"
+                            )
         first = gradients[0] if gradients else "the student"
         return NumericsError(
             f"{where}: the gradient of {first} is not finite ({len(gradients)} tensors in all); the weights are "
@@ -409,8 +550,8 @@ class Engine:
 
 
 def _weights(model: torch.nn.Module) -> dict[str, Tensor]:
-    """Parameters (tied ones once) and buffers by name."""
-    return dict(model.named_parameters()) | {
+    """Parameters that are trained (tied ones once) and buffers, by name. Frozen ones stay what they were made of."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad} | {
         f"buffer:{name}": buffer for name, buffer in model.named_buffers()
     }
 

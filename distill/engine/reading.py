@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
+from distill.alignment import AlignedExample, SourceText, TokenReader, TokenSpans, align_spans
 from distill.engine.inference import predict, token_likelihoods
 from distill.errors import ModelError
 from distill.models import (
@@ -92,6 +94,22 @@ class Reading(ABC):
     ) -> Answers:
         """What a model in inference mode says of examples, on the device where it stands."""
 
+    def together(
+        self, examples: Sequence[Example], own: Student, theirs: Teacher | EnsembleTeacher, *, seed: int
+    ) -> tuple[DataSet, DataSet, list[AlignedExample]]:
+        """Examples as a student's and as a teacher's tokens, and the groups of both that cover the same bytes.
+
+        Raises:
+            ModelError: these models do not read tokens that could be aligned.
+        """
+        pairs = zip(self.spans(examples, own), self.spans(examples, theirs), strict=True)
+        aligned = [align_spans(mine, other) for mine, other in pairs]
+        return self.examples(examples, own, seed=seed), self.examples(examples, theirs, seed=seed), aligned
+
+    def spans(self, examples: Sequence[Example], reader: Reader) -> list[TokenSpans]:
+        """Of each text of `examples(…)` the bytes that its tokens cover."""
+        raise ModelError(f"{self.task.title}: a {self.head} model has no tokens to align")
+
 
 class Classifying(Reading):
     """An encoder with a classifier, which reads pairs of texts."""
@@ -149,6 +167,21 @@ class Completing(Reading):
         )
         return NextTokens(encoded.input_ids, encoded.counted, reader.tokenizer, truncated=encoded.truncated)
 
+    def spans(self, examples: Sequence[Example], reader: Reader) -> list[TokenSpans]:
+        """The bytes of prompt and answer, without what was cut."""
+        encoded = encode_completions(
+            self.task, examples, reader.tokenizer, max_length=self.max_length, answers="gold", chat=self.chat
+        )
+        tokens = TokenReader(reader.tokenizer)
+        made = reader.tokenizer(encoded.texts, add_special_tokens=False, verbose=False).encodings or []
+        found = []
+        for text, encoding, (before, first, cut) in zip(encoded.texts, made, encoded.cuts, strict=True):
+            place = np.arange(len(encoding.ids)) + before
+            place[first + cut :] -= cut
+            place[first : first + cut] = -1
+            found.append(tokens.spans(encoding, SourceText(text))[0].moved(place))
+        return found
+
     def answer(
         self, examples: Sequence[Example], reader: Reader, progress: Progress | None = None
     ) -> Answers:
@@ -185,6 +218,19 @@ class Writing(Reading):
             start=self._start(reader),
             truncated=encoded.truncated,
         )
+
+    def spans(self, examples: Sequence[Example], reader: Reader) -> list[TokenSpans]:
+        """The bytes of the texts to be written."""
+        asked = set(self.task.questions(examples))
+        texts = [
+            text
+            for place, e in enumerate(examples)
+            if place in asked
+            for text in self.task.text_to_text(e).targets
+        ]
+        tokens = TokenReader(reader.tokenizer)
+        made = reader.tokenizer(texts, add_special_tokens=False, verbose=False).encodings or []
+        return [tokens.spans(one, SourceText(text))[0] for one, text in zip(made, texts, strict=True)]
 
     def answer(
         self, examples: Sequence[Example], reader: Reader, progress: Progress | None = None
@@ -266,8 +312,49 @@ class Predicting(Reading):
             at += rows
         return Answers(said, data.truncated, choice_R)
 
+    def spans(self, examples: Sequence[Example], reader: Reader) -> list[TokenSpans]:
+        """The bytes of each passage, as far as it was read."""
+        tokens = TokenReader(reader.tokenizer)
+        texts = [example.texts[0][0] for example in examples]
+        made = reader.tokenizer(texts, verbose=False).encodings or []
+        found = []
+        for text, encoding in zip(texts, made, strict=True):
+            ids = encoding.ids
+            before = len(begin(ids, reader.tokenizer)) if not self.hides else 0
+            place = np.arange(len(ids)) + before
+            if before + len(ids) > self.max_length:
+                place[self.max_length - before - self._end(ids, reader.tokenizer) :] = -1
+            found.append(tokens.spans(encoding, SourceText(text))[0].moved(place))
+        return found
+
+    def together(
+        self, examples: Sequence[Example], own: Student, theirs: Teacher | EnsembleTeacher, *, seed: int
+    ) -> tuple[DataSet, DataSet, list[AlignedExample]]:
+        """As `Reading.together`; from encoders the same bytes are hidden."""
+        if not self.hides:
+            return super().together(examples, own, theirs, seed=seed)
+        pairs = zip(self.spans(examples, own), self.spans(examples, theirs), strict=True)
+        aligned = [align_spans(mine, other) for mine, other in pairs]
+        units = (
+            [_places(each.student_first_G.tolist(), each.student_count_G.tolist()) for each in aligned],
+            [_places(each.teacher_first_G.tolist(), each.teacher_count_G.tolist()) for each in aligned],
+        )
+        mine, other = (
+            self._read(examples, reader.tokenizer, seed, hidden)[0]
+            for reader, hidden in zip((own, theirs), units, strict=True)
+        )
+        return mine, other, aligned
+
+    def _end(self, ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> int:
+        """Whether a text ends with a special token (BERT's [SEP]), which stays where the text is cut."""
+        return int(bool(ids) and ids[-1] in tokenizer.all_special_ids)
+
     def _read(
-        self, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, seed: int
+        self,
+        examples: Sequence[Example],
+        tokenizer: PreTrainedTokenizerBase,
+        seed: int,
+        units: list[list[list[int]]] | None = None,
     ) -> tuple[MaskedTokens | NextTokens, list[list[int]]]:
         """The data set, and of each passage's tokens how many bytes of it they stand for."""
         if not tokenizer.is_fast:
@@ -282,15 +369,19 @@ class Predicting(Reading):
             begun = begin(ids, tokenizer) if not self.hides else []
             if len(begun) + len(ids) > self.max_length:
                 truncated += 1
-                # What ends a text (BERT's [SEP]) stays where the model is used to it.
-                end = [ids[-1]] if ids[-1] in tokenizer.all_special_ids else []
+                end = ids[len(ids) - self._end(ids, tokenizer) :]
                 room = self.max_length - len(begun) - len(end)
                 ids, spans = [*ids[:room], *end], [*spans[:room], *[(0, 0)] * len(end)]
             texts.append([*begun, *ids])
             sizes.append([*[0] * len(begun), *bytes_of_tokens(example.texts[0][0], spans)])
         if self.hides:
-            return MaskedTokens(texts, tokenizer, seed=seed, truncated=truncated), sizes
+            return MaskedTokens(texts, tokenizer, seed=seed, units=units, truncated=truncated), sizes
         return NextTokens(texts, None, tokenizer, truncated=truncated), sizes
+
+
+def _places(first_G: Sequence[int], count_G: Sequence[int]) -> list[list[int]]:
+    """The positions of each group's tokens."""
+    return [list(range(first, first + count)) for first, count in zip(first_G, count_G, strict=True)]
 
 
 def device_of(reader: Reader) -> torch.device:

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from distill.models.adapter import ADAPTER_CONFIG
+from distill.models.source import find_model
+
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
@@ -46,7 +49,10 @@ def added(sizes: Sequence[Size]) -> Size:
 
 
 def size(model: PreTrainedModel, folder: Path | str) -> Size:
-    """Parameters of a model and the bytes of its safetensors files under `folder`."""
+    """Parameters of a model and the bytes of its safetensors files under `folder`, an adapter's base among them."""
+    folders = [Path(folder)]
+    if (Path(folder) / ADAPTER_CONFIG).is_file() and (base := find_model(str(folder)).base):
+        folders.append(Path(base.location))
     tables = {
         id(parameter): parameter.numel()
         for module in model.modules()
@@ -56,7 +62,7 @@ def size(model: PreTrainedModel, folder: Path | str) -> Size:
     return Size(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         embedding_parameters=sum(tables.values()),
-        bytes=sum(file.stat().st_size for file in Path(folder).glob("*.safetensors")),
+        bytes=sum(file.stat().st_size for each in folders for file in each.glob("*.safetensors")),
     )
 
 

@@ -2,11 +2,13 @@
 
 from distill.models.batch import Batch, DataSet, Features
 from distill.models.budget import parameter_budget
+from distill.models.depth import block_influence, choose_layers, layer_importance, linearity
 from distill.models.dropout import set_dropout
-from distill.models.ensemble import EnsembleTeacher
+from distill.models.ensemble import EnsembleInTurn, EnsembleTeacher
 from distill.models.layers import evenly_spaced, keep_layers
 from distill.models.new_tokenizer import train_tokenizer
 from distill.models.prediction import Prediction, SparsePrediction
+from distill.models.refit import refit_before_dropped
 from distill.models.sequences import MaskedTokens, NextTokens, TargetTokens
 from distill.models.smaller_tokenizer import pieces_of, smaller_tokenizer
 from distill.models.source import ModelSource, find_model
@@ -19,6 +21,7 @@ __all__ = [
     "Activity",
     "Batch",
     "DataSet",
+    "EnsembleInTurn",
     "EnsembleTeacher",
     "Features",
     "MaskedTokens",
@@ -31,6 +34,8 @@ __all__ = [
     "TargetTokens",
     "Teacher",
     "Width",
+    "block_influence",
+    "choose_layers",
     "choose_width",
     "evenly_spaced",
     "find_model",
@@ -38,10 +43,13 @@ __all__ = [
     "keep_tokenizer_tokens",
     "keep_tokens",
     "keep_width",
+    "layer_importance",
+    "linearity",
     "measure_activity",
     "needed_tokens",
     "parameter_budget",
     "pieces_of",
+    "refit_before_dropped",
     "replace_tokens",
     "set_dropout",
     "smaller_tokenizer",

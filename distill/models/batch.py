@@ -71,8 +71,8 @@ class DataSet(Protocol):
         """The examples at `index`, padded to the longest of them; `epoch` matters to data that is drawn anew."""
         ...
 
-    def rows_of(self, index: Sequence[int]) -> int:
-        """How many rows these examples make, in every epoch: what the loss of a whole batch is divided by."""
+    def rows_of(self, index: Sequence[int], epoch: int = 0) -> int:
+        """How many rows these examples make: what the loss of a whole batch is divided by."""
         ...
 
 
@@ -108,7 +108,7 @@ class Features:
     def __len__(self) -> int:
         return len(self.features)
 
-    def rows_of(self, index: Sequence[int]) -> int:
+    def rows_of(self, index: Sequence[int], epoch: int = 0) -> int:
         """One row an example."""
         return len(index)
 

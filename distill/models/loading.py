@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from distill.errors import ModelError
+from distill.models.adapter import carries_head, load_adapter
 from distill.models.source import ModelSource
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
 HeadKind = Literal["classification", "multiple_choice", "causal_lm", "masked_lm", "seq2seq_lm"]
 AUTO_CLASSES = {
     "classification": "AutoModelForSequenceClassification",
@@ -29,8 +32,10 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
     """The tokenizer beside a model's weights."""
     from transformers import AutoTokenizer
 
+    has_own = any((Path(source.location) / file).is_file() for file in TOKENIZER_FILES)
+    location = source.location if source.base is None or has_own else source.base.location
     try:
-        return AutoTokenizer.from_pretrained(source.location, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(location, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
             f"model {source.name}: its tokenizer cannot be loaded ({_first_line(error)})"
@@ -38,26 +43,47 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
 
 
 def load_model(
-    source: ModelSource, *, kind: HeadKind, labels: tuple[str, ...], seed: int, allow_new_head: bool = True
+    source: ModelSource,
+    *,
+    kind: HeadKind,
+    labels: tuple[str, ...],
+    seed: int,
+    allow_new_head: bool = True,
+    dtype: torch.dtype = torch.float32,
+    quantization: Mapping[str, Any] | None = None,
 ) -> PreTrainedModel:
-    """A model in float32 with the head a task needs; a head that the files lack is drawn from `seed`.
+    """A model with the head a task needs; a head that the files lack is drawn from `seed`.
+
+    An adapter's files are loaded on their base and merged into it where that can be.
+
+    Args:
+        source: the files.
+        kind: the head.
+        labels: the task's labels.
+        seed: of a new head.
+        allow_new_head: False refuses files without a trained head.
+        dtype: of the weights.
+        quantization: what else `from_pretrained` is told to make int8 weights.
 
     Raises:
         ModelError: the files are missing, damaged or of a model that has no such class; or the head is missing
             and `allow_new_head` is False.
     """
+    if source.base is not None:
+        return _load_on_base(source, kind, labels, seed, allow_new_head, dtype, quantization)
     auto = _auto_class(kind)
     with quiet_transformers(), torch.random.fork_rng():
         torch.manual_seed(seed)
         try:
             model, loading = auto.from_pretrained(
                 source.location,
-                dtype=torch.float32,
+                dtype=dtype,
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
                 ignore_mismatched_sizes=allow_new_head,
                 **_head(kind, labels, keep_names=not allow_new_head),
+                **(quantization or {}),
             )
         except Exception as error:
             raise ModelError(f"model {source.name}: cannot be loaded ({_first_line(error)})") from error
@@ -77,6 +103,47 @@ def load_model(
             f"model {source.name}: its files lack {len(body)} of the body's tensors, the first {body[0]}"
         )
     return model  # type: ignore[no-any-return]
+
+
+def _load_on_base(
+    source: ModelSource,
+    kind: HeadKind,
+    labels: tuple[str, ...],
+    seed: int,
+    allow_new_head: bool,
+    dtype: torch.dtype,
+    quantization: Mapping[str, Any] | None,
+) -> PreTrainedModel:
+    def base(new_head: bool) -> PreTrainedModel:
+        assert source.base is not None  # noqa: S101  # the caller asked
+        return load_model(
+            source.base,
+            kind=kind,
+            labels=labels,
+            seed=seed,
+            allow_new_head=new_head,
+            dtype=dtype,
+            quantization=quantization,
+        )
+
+    try:  # a base with a trained head names its own classes
+        model = base(False)
+    except ModelError:
+        if not (allow_new_head or carries_head(source.location)):
+            raise
+        model = base(True)
+    return load_adapter(model, source.location, source.name, merge=quantization is None)
+
+
+def whole_config(source: ModelSource) -> dict[str, Any]:
+    """A model's configuration with what its class adds to the file."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(source.location, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model {source.name}: cannot be loaded ({_first_line(error)})") from error
+    return config.to_dict()  # type: ignore[no-any-return]
 
 
 def model_from_config(

@@ -19,6 +19,7 @@ import torch
 
 from distill.errors import ModelError
 from distill.losses import Activations, ModelShape, TokenWeights, Wanted
+from distill.models.adapter import adds_tokens, is_adapted, unwrapped_adapter
 from distill.models.layers import layer_stack
 
 if TYPE_CHECKING:
@@ -33,8 +34,13 @@ def model_shape(model: nn.Module) -> ModelShape:
     """The sizes of a transformers model that feature losses depend on.
 
     Raises:
-        ModelError: its configuration does not tell them.
+        ModelError: its configuration does not tell them, or an adapter's virtual tokens shift its positions.
     """
+    if adds_tokens(_without_accelerate(model)):
+        raise ModelError(
+            "student.adapter: its virtual tokens shift the positions that a term of the loss compares inside the "
+            "models; use an adapter without them, such as LORA, or losses of logits alone"
+        )
     config: Any = unwrapped(model).config
     try:
         heads, width = int(config.num_attention_heads), int(config.hidden_size)
@@ -74,10 +80,15 @@ def token_weights(model: nn.Module, tokens: Sequence[int] | None = None) -> Toke
 
 
 def unwrapped(model: nn.Module) -> PreTrainedModel:
-    """The transformers model inside what accelerate made of it."""
+    """The transformers model inside what accelerate and peft made of it."""
+    model = _without_accelerate(model)
+    return unwrapped_adapter(model) if is_adapted(model) else model  # type: ignore[return-value]
+
+
+def _without_accelerate(model: nn.Module) -> nn.Module:
     while not hasattr(model, "config") and hasattr(model, "module"):
         model = model.module  # type: ignore[assignment]
-    return model  # type: ignore[return-value]
+    return model
 
 
 def run(
@@ -110,7 +121,10 @@ def _only_rows(model: PreTrainedModel, rows_BT: Tensor | None) -> Iterator[None]
     head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     if head is None:
         raise ModelError(f"a {type(model).__name__} has no output layer over a vocabulary")
-    hook = head.register_forward_pre_hook(lambda module, inputs: (inputs[0][rows_BT], *inputs[1:]))
+    # Virtual tokens of an adapter come first, and predict nothing that counts.
+    hook = head.register_forward_pre_hook(
+        lambda module, inputs: (inputs[0][:, -rows_BT.shape[1] :][rows_BT], *inputs[1:])
+    )
     try:
         yield
     finally:

@@ -55,13 +55,20 @@ class NextTokens:
     def __len__(self) -> int:
         return len(self.texts)
 
-    def rows_of(self, index: Sequence[int]) -> int:
+    def rows_of(self, index: Sequence[int], epoch: int = 0) -> int:
         """The counted tokens of these texts."""
         return sum(len(self._places[i]) for i in index)
 
     def predicted(self, index: int) -> list[int]:
         """The positions of a text's tokens that are predicted, one a row."""
         return [at + 1 for at in self._places[index]]
+
+    def prompt(self, index: int, plain: int) -> Ids:
+        """What stands before a text's first counted token; where all tokens count, the first `plain` of them."""
+        text, places = self.texts[index], self._places[index]
+        if len(places) == len(text) - 1:
+            return text[:plain]
+        return text[: places[0] + 1] if places else text
 
     def batch(self, index: Sequence[int], group: Sequence[int] | None = None, epoch: int = 0) -> Batch:
         """The texts at `index`, padded to the longest of them."""
@@ -106,7 +113,7 @@ class TargetTokens:
     def __len__(self) -> int:
         return len(self.sources)
 
-    def rows_of(self, index: Sequence[int]) -> int:
+    def rows_of(self, index: Sequence[int], epoch: int = 0) -> int:
         """The tokens of these targets."""
         return sum(len(self.targets[i]) for i in index)
 
@@ -131,7 +138,9 @@ class MaskedTokens:
         texts: token ids with special tokens, unpadded.
         tokenizer: decides the mask, the padding and the special tokens.
         seed: of the draw.
-        share: of a text's ordinary tokens, at least one of them.
+        share: of a text's ordinary tokens (or units), at least one of them.
+        units: of each text the groups of positions that are hidden together; what is in none is never hidden. Two data
+            sets whose texts have units in common hide the same ones. None hides token by token.
         truncated: how many texts lost tokens when they were encoded.
 
     Raises:
@@ -145,6 +154,7 @@ class MaskedTokens:
         *,
         seed: int = 0,
         share: float = 0.15,
+        units: Sequence[Sequence[Sequence[int]]] | None = None,
         truncated: int = 0,
     ):
         if tokenizer.mask_token_id is None:
@@ -156,8 +166,10 @@ class MaskedTokens:
         self.seed = seed
         self.lengths = [len(ids) for ids in texts]
         self.truncated = truncated
-        self._ordinary = [[at for at, token in enumerate(ids) if token not in special] for ids in texts]
-        self._draws = [max(1, round(share * len(places))) if places else 0 for places in self._ordinary]
+        if units is None:
+            units = [[[at] for at, token in enumerate(ids) if token not in special] for ids in texts]
+        self._units = units
+        self._draws = [max(1, round(share * len(found))) if found else 0 for found in units]
         self._mask: int = tokenizer.mask_token_id
         self._vocabulary = [token for token in range(len(tokenizer)) if token not in special]
         self._pad = padding_id(tokenizer)
@@ -165,9 +177,9 @@ class MaskedTokens:
     def __len__(self) -> int:
         return len(self.texts)
 
-    def rows_of(self, index: Sequence[int]) -> int:
+    def rows_of(self, index: Sequence[int], epoch: int = 0) -> int:
         """The tokens hidden in these texts."""
-        return sum(self._draws[i] for i in index)
+        return sum(len(self.predicted(i, epoch)) for i in index)
 
     def predicted(self, index: int, epoch: int = 0) -> list[int]:
         """The positions of a text's tokens that are predicted, one a row."""
@@ -182,15 +194,20 @@ class MaskedTokens:
 
     def _draw(self, index: int, epoch: int) -> tuple[list[int], list[int]]:
         """The positions that are predicted, and the text as the encoder reads it."""
-        draw = random.Random(f"{self.seed}-{epoch}-{index}")  # noqa: S311 - a mask, not a secret
-        places = sorted(draw.sample(self._ordinary[index], self._draws[index]))
+        name = f"{self.seed}-{epoch}-{index}"
+        draw = random.Random(name)  # noqa: S311 - a mask, not a secret
+        units = self._units[index]
+        chosen = sorted(draw.sample(range(len(units)), self._draws[index]))
+        luck = [draw.random() for _ in chosen]
+        words = random.Random(f"{name}-words")  # noqa: S311
         hidden = list(self.texts[index])
-        for at in places:
-            luck = draw.random()
-            if luck < 0.8:
-                hidden[at] = self._mask
-            elif luck < 0.9:
-                hidden[at] = draw.choice(self._vocabulary)
+        for unit, fate in zip(chosen, luck, strict=True):
+            for at in units[unit]:
+                if fate < 0.8:
+                    hidden[at] = self._mask
+                elif fate < 0.9:
+                    hidden[at] = words.choice(self._vocabulary)
+        places = [at for unit in chosen for at in units[unit]]
         return places, hidden
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from distill.errors import ModelError
+from distill.models.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE_FOLDER, check_adapter_file
 from distill.recipe.packages import PREFIX, model_folder
 
 # The weights a package is known to carry. A package may be re-released under the same name: its digest decides.
@@ -24,13 +26,15 @@ class ModelSource:
         name: as the recipe wrote it.
         location: a local folder or a hub id, ready for `from_pretrained`.
         revision: the hub revision, None for local files.
-        digest: sha256 of the local weight files, or `hub:<id>@<commit>`.
+        digest: sha256 of the local weight files, or `hub:<id>@<commit>`; of an adapter with its base's.
+        base: the model under an adapter of peft, where `location` holds one; None of a whole model.
     """
 
     name: str
     location: str
     revision: str | None
     digest: str
+    base: ModelSource | None = None
 
 
 def find_model(name: str, revision: str | None = None) -> ModelSource:
@@ -44,6 +48,8 @@ def find_model(name: str, revision: str | None = None) -> ModelSource:
         return _from_package(name)
     folder = Path(name)
     if folder.is_dir():
+        if _is_adapter(folder):
+            return _with_base(name, folder, None, None)
         if not (folder / "config.json").is_file():
             raise ModelError(
                 f"model {name}: the folder holds no config.json; give a transformers model folder"
@@ -52,6 +58,11 @@ def find_model(name: str, revision: str | None = None) -> ModelSource:
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelError(f"model {name}: no such folder")
     return _from_hub(name, revision)
+
+
+def is_model(folder: Path) -> bool:
+    """Whether a folder holds a model, or an adapter of one."""
+    return (folder / "config.json").is_file() or _is_adapter(folder)
 
 
 def weights_digest(folder: Path) -> str:
@@ -105,7 +116,32 @@ def _from_hub(name: str, revision: str | None) -> ModelSource:
             f"model {name}: neither a folder here nor to be had from the hub ({first_line})"
         ) from error
     # A snapshot folder is named after the commit it holds.
+    if _is_adapter(Path(folder)):
+        return _with_base(name, Path(folder), Path(folder).name, f"hub:{name}@{Path(folder).name}")
     return ModelSource(name, folder, Path(folder).name, f"hub:{name}@{Path(folder).name}")
+
+
+def _is_adapter(folder: Path) -> bool:
+    return (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file()
+
+
+def _with_base(name: str, folder: Path, revision: str | None, digest: str | None) -> ModelSource:
+    if not (folder / ADAPTER_WEIGHTS).is_file():
+        raise ModelError(
+            f"model {name}: an adapter without {ADAPTER_WEIGHTS}; save it with safe_serialization=True "
+            "(pickles are not read)"
+        )
+    said = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    base_name = check_adapter_file(name, said)
+    beside = folder / BASE_FOLDER  # an export carries the base along that exists nowhere else
+    base = find_model(str(beside)) if beside.is_dir() else find_model(base_name, said.get("revision"))
+    if base.base is not None:
+        raise ModelError(f"model {name}: its base {base.name} is an adapter too; merge that one first")
+    if digest is None:
+        digest = hashlib.sha256((folder / ADAPTER_CONFIG).read_bytes()).hexdigest()
+        digest += _sha256(folder / ADAPTER_WEIGHTS)
+    digest = hashlib.sha256(f"{digest} on {base.digest}".encode()).hexdigest()
+    return ModelSource(name, str(folder), revision, digest, base)
 
 
 def _sha256(file: Path) -> str:

@@ -6,9 +6,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distill.errors import ModelError
 from distill.losses import Vocabularies
+from distill.models.adapter import adapt, is_adapted, is_mergeable, merged, save_adapter
 from distill.models.batch import Batch
-from distill.models.layers import choose_layers, keep_layers
+from distill.models.depth import Layers, choose_layers
+from distill.models.layers import keep_layers, rows_of
 from distill.models.loading import HeadKind, load_model, load_tokenizer, model_from_config, quiet_transformers
 from distill.models.prediction import Prediction
 from distill.models.recording import model_shape, run, token_weights
@@ -20,6 +23,7 @@ from distill.models.width import Activity, choose_width, keep_width
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from distill.losses import ModelShape, Wanted
@@ -37,8 +41,12 @@ class Student:
         provenance: which of the teacher's parts each of its own started from, or the model it was loaded from.
             Written beside the weights. `{"teacher": …, "layers": [0, 2, 5]}`: its layer 1 was the teacher's 2. Where
             some were left out also `"tokens": [0, 100, …]`, `"channels": [1, 2, 5, …]` of the hidden states, and
-            `"heads": [[0, 3], …]` and `"neurons": [[4, …], …]` with a list for each of its own layers. Where it has a
-            tokenizer of its own, `"pieces": [[0], [7, 12], …]` instead of tokens: each started as the mean of these.
+            `"heads": [[0, 3], …]` and `"neurons": [[4, …], …]` with a list for each of its own layers. An
+            encoder–decoder model's `"decoder_layers"` stand beside the encoder's `"layers"`, and its heads and neurons
+            are of the encoder's layers, then the decoder's. `"refitted"` names the teacher's weights that were fitted
+            anew to stand in for dropped layers.
+            Where it has a tokenizer of its own, `"pieces": [[0], [7, 12], …]` instead of tokens: each started as the
+            mean of these. `"adapter"`: what alone was trained, see `with_adapter`.
     """
 
     def __init__(
@@ -50,17 +58,22 @@ class Student:
         self.model = model
         self.tokenizer = tokenizer
         self.provenance = dict(provenance or {})
+        self._base: str | None = None  # where the weights under an adapter can be had as they are
 
     @classmethod
     def from_teacher(
         cls,
         source: ModelSource | str,
         *,
-        layers: int | tuple[int, ...],
+        layers: Layers = None,
+        decoder_layers: Layers = None,
+        importance: Mapping[str, Tensor] | None = None,
+        refitted: Mapping[str, Tensor] | None = None,
         kind: HeadKind,
         labels: tuple[str, ...],
         seed: int = 0,
         hidden: int | None = None,
+        heads: int | None = None,
         intermediate: int | None = None,
         activity: Activity | None = None,
         used_tokens: Iterable[int] | None = None,
@@ -71,11 +84,18 @@ class Student:
 
         Args:
             source: the teacher's files.
-            layers: how many, evenly spaced, or which.
+            layers: how many, or which; None keeps all. Of an encoder–decoder model the encoder's, and the decoder's
+                where nothing else is said of these.
+            decoder_layers: the same for an encoder–decoder model's decoder.
+            importance: of the teacher's layers: a number of them are the most important (`layer_importance`). None
+                spaces them evenly.
+            refitted: weights of the teacher's layers before dropped ones, by name, that take their own weights' place
+                (`refit_before_dropped`).
             kind: the head the task needs.
             labels: the task's labels.
             seed: of a new classifier's weights.
             hidden: channels of the hidden states; attention heads keep their size. None keeps all.
+            heads: attention heads of each layer, where these do not follow from `hidden`. None keeps all.
             intermediate: neurons of each layer's feed-forward network. None keeps all.
             activity: of the teacher's parts, which are then ranked by it (`measure_activity`). None keeps the first.
             used_tokens: ids of the teacher's tokens that the student must read: it keeps these, the special tokens
@@ -89,16 +109,21 @@ class Student:
                 or its tokenizer cannot be changed.
         """
         source = find_model(source) if isinstance(source, str) else source
-        whole = load_model(source, kind=kind, labels=labels, seed=seed)
-        kept = choose_layers(whole, layers)
-        provenance = {"teacher": source.name, "teacher_digest": source.digest, "layers": list(kept)}
-        if hidden is not None or intermediate is not None:
-            width = choose_width(whole, hidden, intermediate, activity)
+        whole = _load_plain(source, kind, labels, seed)
+        kept = choose_layers(whole, layers, decoder_layers, importance)
+        provenance: dict[str, Any] = {"teacher": source.name, "teacher_digest": source.digest}
+        provenance |= {part: list(chosen) for part, chosen in kept.items()}
+        if refitted:
+            provenance["refitted"] = sorted(refitted)
+            whole.load_state_dict(dict(refitted), strict=False)
+        if (hidden, heads, intermediate) != (None, None, None):
+            width = choose_width(whole, hidden, intermediate, activity, heads)
+            own = rows_of(whole, kept)
             whole = keep_width(whole, width)
             provenance["channels"] = list(width.channels)
-            provenance["heads"] = [list(width.heads[layer]) for layer in kept]
-            provenance["neurons"] = [list(width.neurons[layer]) for layer in kept]
-        model, theirs = keep_layers(whole, kept), load_tokenizer(source)
+            provenance["heads"] = [list(width.heads[layer]) for layer in own]
+            provenance["neurons"] = [list(width.neurons[layer]) for layer in own]
+        model, theirs = keep_layers(whole, **kept), load_tokenizer(source)
         if tokenizer is not None:
             pieces = pieces_of(theirs, tokenizer)
             provenance["pieces"] = [list(ids) for ids in pieces]
@@ -115,8 +140,13 @@ class Student:
     ) -> Student:
         """A student that starts from a pretrained model: a folder, `package:…` or a hub id."""
         source = find_model(source) if isinstance(source, str) else source
-        model = load_model(source, kind=kind, labels=labels, seed=seed)
-        return cls(model, load_tokenizer(source), {"model": source.name, "model_digest": source.digest})
+        model = _load_plain(source, kind, labels, seed)
+        student = cls(model, load_tokenizer(source), {"model": source.name, "model_digest": source.digest})
+        if source.base is None:
+            student._base = (
+                source.name if source.digest.startswith("hub:") else str(Path(source.location).resolve())
+            )
+        return student
 
     @classmethod
     def from_config(
@@ -138,6 +168,34 @@ class Student:
         )
         return cls(model, tokenizer, {"config": dict(config)})
 
+    def with_adapter(self, settings: Mapping[str, Any], *, kind: HeadKind, seed: int = 0) -> Student:
+        """The student with an adapter of peft, drawn from `seed`: it and a task's head are all that is trained.
+
+        The provenance says how many parameters that is, of how many while training.
+
+        Args:
+            settings: `peft_type` and the fields of peft's configuration class of that type.
+            kind: the head.
+            seed: of the adapter's weights.
+
+        Raises:
+            ModelError: `adapt`'s.
+        """
+        model = adapt(self.model, settings, kind, seed)
+        counts = {
+            "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+            "training_parameters": sum(p.numel() for p in model.parameters()),
+        }
+        adapter = {**settings, **counts, "exported": "merged" if is_mergeable(model) else "beside its base"}
+        student = Student(model, self.tokenizer, {**self.provenance, "adapter": adapter})  # type: ignore[arg-type]
+        student._base = self._base
+        return student
+
+    def merge(self) -> None:
+        """Compute an adapter into the weights; one that cannot be merged stays."""
+        if is_mergeable(self.model):
+            self.model = merged(self.model, in_place=True)  # type: ignore[arg-type]
+
     @property
     def shape(self) -> ModelShape:
         """Layers, width and heads."""
@@ -158,10 +216,18 @@ class Student:
         """The teacher's id of each of its tokens; None unless some of the teacher's tokens were left out."""
         return self._kept("tokens")
 
-    def vocabularies(self, teacher: Teacher) -> Vocabularies | None:
-        """What it and a teacher with its tokenizer read and say tokens with; None unless both are language models."""
-        own, others = token_weights(self.model), token_weights(teacher.model, self.tokens)
-        return None if own is None or others is None else Vocabularies(own, others)
+    def vocabularies(
+        self, teacher: Teacher, shared: tuple[Tensor, Tensor] | None = None
+    ) -> Vocabularies | None:
+        """What it and a teacher read and say tokens with; None unless both are language models.
+
+        Args:
+            teacher: with this student's tokenizer, or one that it was trimmed from.
+            shared: with another tokenizer: the ids of the tokens in common, the student's and the teacher's.
+        """
+        own = token_weights(self.model)
+        others = token_weights(teacher.model, None if shared else self.tokens)
+        return None if own is None or others is None else Vocabularies(own, others, shared)
 
     def _kept(self, part: str) -> tuple[int, ...] | None:
         kept = self.provenance.get(part)
@@ -173,16 +239,34 @@ class Student:
         listed = ("tokens", "pieces", "channels")
         whole = {part: self.provenance[part] for part in listed if part in self.provenance}
         a_layer = {part: self.provenance[part][0] for part in ("heads", "neurons") if part in self.provenance}
-        return {**self.provenance, **{part: len(kept) for part, kept in (whole | a_layer).items()}}
+        refitted = {"refitted": self.provenance["refitted"]} if "refitted" in self.provenance else {}
+        return {**self.provenance, **{part: len(kept) for part, kept in (whole | a_layer | refitted).items()}}
 
     def __call__(self, batch: Batch, wanted: Wanted | None = None) -> Prediction:
         """Logits for a batch and the wanted activations, differentiable while the model is in training mode."""
         return Prediction(*run(self.model, batch.inputs, wanted, batch.rows_BT))
 
     def save(self, folder: str | Path) -> None:
-        """Write a folder that transformers' own auto classes load: config, safetensors, tokenizer, provenance."""
+        """Write a folder that transformers' own auto classes load: config, safetensors, tokenizer, provenance.
+
+        An adapter is merged into the weights. One with virtual tokens cannot be: it is written in peft's own format
+        with the place of its base model, for peft's AutoPeftModel… classes.
+        """
         folder = Path(folder)
         with quiet_transformers():
-            self.model.save_pretrained(folder)
+            if is_adapted(self.model) and not is_mergeable(self.model):
+                save_adapter(self.model, folder, self._base)  # type: ignore[arg-type]
+            else:
+                plain = merged(self.model) if is_adapted(self.model) else self.model  # type: ignore[arg-type]
+                plain.save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
         (folder / PROVENANCE_FILE).write_text(json.dumps(self.provenance, indent=1) + "\n")
+
+
+def _load_plain(source: ModelSource, kind: HeadKind, labels: tuple[str, ...], seed: int) -> PreTrainedModel:
+    model = load_model(source, kind=kind, labels=labels, seed=seed)
+    if is_adapted(model):
+        raise ModelError(
+            f"model {source.name}: its adapter cannot be merged, and no student starts from it; name its base instead"
+        )
+    return model

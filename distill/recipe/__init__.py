@@ -2,11 +2,14 @@
 
 from .reader import read_recipe
 from .schema import (
+    AlignmentRecipe,
     Architecture,
+    CacheRecipe,
     DataRecipe,
     FromTeacher,
     MemberRecipe,
     NewTokenizer,
+    OnPolicy,
     Recipe,
     StudentRecipe,
     StudentVocabulary,
@@ -18,11 +21,14 @@ from .shipped import recipe_text, shipped_recipes
 from .writer import recipe_sha256, write_recipe
 
 __all__ = [
+    "AlignmentRecipe",
     "Architecture",
+    "CacheRecipe",
     "DataRecipe",
     "FromTeacher",
     "MemberRecipe",
     "NewTokenizer",
+    "OnPolicy",
     "Recipe",
     "StudentRecipe",
     "StudentVocabulary",

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from .schema import Recipe, TrainRecipe
+from .schema import NOT_PER_TASK, Recipe, TrainRecipe
 from .wording import Place
 
 
@@ -29,7 +29,9 @@ def known_keys(place: Place, document: Any) -> list[str]:
     if not dataclasses.is_dataclass(hint):
         return []
     return [
-        field.name for field in dataclasses.fields(hint) if not (inside_per_task and field.name == "per_task")
+        field.name
+        for field in dataclasses.fields(hint)
+        if not (inside_per_task and field.name in NOT_PER_TASK)
     ]
 
 

@@ -221,6 +221,7 @@ def _whole_mistakes(sections: _Sections) -> list[Mistake]:
         mistakes += schema.teacher_mistakes(sections.teacher, sections.data)
     if sections.teacher is not None and sections.loss is not None:
         mistakes += schema.ensemble_mistakes(sections.teacher, sections.loss)
+        mistakes += schema.cache_mistakes(sections.teacher, sections.loss)
     if sections.teacher is not None and sections.student is not None:
         mistakes += schema.start_mistakes(sections.teacher, sections.student)
     if sections.data is not None and sections.loss is not None and sections.train is not None:
@@ -237,7 +238,7 @@ def _surroundings_mistakes(sections: _Sections) -> list[Mistake]:
     if sections.student is not None:
         mistakes += surroundings.student_mistakes(sections.student)
         if sections.teacher is not None:
-            mistakes += surroundings.width_mistakes(sections.student, sections.teacher, sections.data)
+            mistakes += surroundings.shape_mistakes(sections.student, sections.teacher, sections.data)
     return mistakes
 
 

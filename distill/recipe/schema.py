@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from pydantic import Field
 from distill.losses import AnyLoss, Loss
 
 from .fields import check_fields, fields_as_dict_type
-from .patterns import KEY, LOCATION, NAME, REVISION, TEXT
+from .patterns import AMOUNT, KEY, LOCATION, NAME, REVISION, TEXT
 from .wording import FieldMistakes, Mistake, Place
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ PLAIN_TEXT: TaskName = "text"
 Architecture = Literal["encoder", "decoder", "encoder_decoder"]
 # Characters that a passage of plain text has for each token of max_length: few enough for most tokenizers.
 CHARACTERS_A_TOKEN = 3
+# The losses that take columns of different meaning.
+SORTING = ("sorted_transport", "multi_level_transport")
 
 Scalar = (
     Annotated[str, Field(pattern=TEXT)]
@@ -35,6 +38,7 @@ Scalar = (
     | bool
     | None
 )
+AdapterValue = Scalar | list[Scalar] | Mapping[Annotated[str, Field(pattern=TEXT)], Scalar]
 Text = Annotated[str, Field(pattern=TEXT)]
 Name = Annotated[str, Field(pattern=NAME)]
 Location = Annotated[str, Field(pattern=LOCATION)]
@@ -141,13 +145,52 @@ class DataRecipe:
         _raise(mistakes)
 
 
+# The fields of TrainRecipe that are the same for all tasks.
+NOT_PER_TASK = ("per_task", "on_policy")
+
+
 class _Overrides:
     """Marks `per_task`: pydantic checks its values by TrainRecipe's own fields."""
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
-        overrides = fields_as_dict_type(TrainRecipe, without=("per_task",), total=False)
+        overrides = fields_as_dict_type(TrainRecipe, without=NOT_PER_TASK, total=False)
         per_task: Any = Mapping
         return handler.generate_schema(per_task[TaskName, overrides])
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnPolicy:
+    """A decoder that learns on texts of its own: some batches are replaced by what the student makes of their prompts.
+
+    A student that has only seen the data's texts meets its own mistakes for the first time when it is used. Here the
+    teacher corrects what the student itself would write (GKD, arXiv:2306.13649, algorithm 1). The prompt is what
+    stands before an answer, or the beginning of a passage of plain text. Only terms of the loss that compare with the
+    teacher count on such a text: nobody wrote labels for it.
+
+    Attributes:
+        fraction: The share of optimizer steps, drawn from the seed, whose whole batch is replaced: 0 never, 1 always.
+            Default 0.5.
+        max_new_tokens: The longest continuation in tokens, its end token included: as long as what the student will
+            have to write, so a few for the answers of a task. Default 64.
+        temperature: What the student's logits are divided by when its texts are drawn: below 1 it keeps to what it
+            finds likely. Has nothing to do with the temperature of a loss. Default 0.9.
+        top_p: Draw only from the likeliest tokens that together have this probability. Default: from all.
+        top_k: Draw only from so many of the likeliest tokens. Default: from all.
+        prompt_tokens: The length of the beginning of a passage of plain text that is continued, in tokens.
+            Default 32.
+    """
+
+    fraction: Annotated[float, Field(ge=0, le=1)] = 0.5
+    max_new_tokens: Annotated[int, Field(ge=1, le=8192)] = 64
+    temperature: Annotated[float, Field(gt=0, le=100)] = 0.9
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Count | None = None
+    prompt_tokens: Annotated[int, Field(ge=1, le=8192)] = 32
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +218,8 @@ class TrainRecipe:
             all tasks can share them. Default false.
         dropout: The probability of every dropout layer while training. 0 learns a short, clean task in half the
             steps; a long training on little data wants some. Default: what the model's config says.
+        on_policy: Let a decoder learn from its teacher on texts of its own. The baseline has no teacher to correct
+            such texts: it takes the same steps over the same examples, all of them on the data. Default: never.
         per_task: Other values of these fields for single tasks: {cb: {num_train_epochs: 20}}.
     """
 
@@ -195,6 +240,7 @@ class TrainRecipe:
     group_by_length: bool = True
     freeze_embeddings: bool = False
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    on_policy: OnPolicy | None = None
     per_task: Annotated[Mapping[TaskName, Mapping[str, float | int | str | bool | None]], _Overrides()] = (
         field(default_factory=dict)
     )
@@ -262,6 +308,8 @@ class MemberRecipe:
             from the training texts. Only with, and required by, `config`.
         train: Fine-tune it on each task first. Default: it is already fine-tuned.
         seed: Of a new head's or model's weights and of the order of its training. Default: the first of `seeds`.
+        precision: Of its weights while it teaches: "fp32", "bf16", "int8" (CUDA with bitsandbytes) or "auto" (bf16 on
+            GPUs that compute in it, else fp32). Its log-probabilities are float32 in any case. Default "auto".
     """
 
     model: Location | None = None
@@ -270,6 +318,7 @@ class MemberRecipe:
     tokenizer: Location | NewTokenizer | None = None
     train: TrainRecipe | None = None
     seed: Seed | None = None
+    precision: Literal["auto", "fp32", "bf16", "int8"] = "auto"
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
@@ -306,12 +355,48 @@ class MemberRecipe:
                 )
             if self.tokenizer is not None:
                 mistakes.append((("tokenizer",), "is only for a teacher given by config; leave it out"))
+        if self.train is not None and self.train.on_policy is not None:
+            mistakes.append(
+                (("train", "on_policy"), "is only for a student, which has a teacher; leave it out")
+            )
         if self.config is not None:
             mistakes += _config_mistakes(self.config)
             for key in ("tokenizer", "train"):
                 if getattr(self, key) is None:
                     mistakes.append(((key,), "is missing; a teacher given by config needs it"))
         return mistakes
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheRecipe:
+    """A language model's predictions, computed once, kept on disk and read by every seed and epoch.
+
+    Attributes:
+        keep: Of each token "full" (all logits, so that training is bitwise that with `alone`), "top_k" (the most
+            likely tokens, for ghost_token_kl) or "sampled" (an unbiased draw, for sampled_targets). What of these is
+            kept at which temperature is what the loss's term says. Default "full".
+        count: Tokens or draws a row, with top_k and sampled. Default: as the loss's term (its `kept` or `samples`).
+        dtype: Of the probabilities of top_k: "float32" (exact), "bfloat16" or "float16". Default "float32".
+        seed: Of the draws of sampled. Default 0.
+    """
+
+    keep: Literal["full", "top_k", "sampled"] = "full"
+    count: Count | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    seed: Seed = 0
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        mistakes: list[Mistake] = []
+        if self.keep == "full" and self.count is not None:
+            mistakes.append((("count",), "is only for keep top_k and sampled; leave it out"))
+        if self.keep != "top_k" and self.dtype != "float32":
+            mistakes.append((("dtype",), f"is only for keep top_k, found keep {self.keep}; leave it out"))
+        if self.keep != "sampled" and self.seed:
+            mistakes.append((("seed",), f"is only for keep sampled, found keep {self.keep}; leave it out"))
+        _raise(mistakes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -327,16 +412,26 @@ class TeacherRecipe(MemberRecipe):
             from the training texts. Only with, and required by, `config`.
         train: Fine-tune it on each task first. Default: it is already fine-tuned.
         seed: Of a new head's or model's weights and of the order of its training. Default: the first of `seeds`.
+        precision: Of its weights while it teaches: "fp32", "bf16", "int8" (CUDA with bitsandbytes) or "auto" (bf16 on
+            GPUs that compute in it, else fp32). Its log-probabilities are float32 in any case. Default "auto".
         members: Several teachers with one tokenizer, each with model or config; the student learns from their mean,
             and `from_teacher` cuts it from the first.
         mean: Of several teachers' "probabilities" (what one finds likely is likely; at the temperature of the loss)
             or "logits" (likely is what all find likely; BabyLlama). Default "probabilities".
         weights: Of the members in the mean. Default: all alike.
+        cache: Ask a language model once about each training example and keep what it says on disk, in the run's
+            folder or in the recipe's `cache`. Several members are asked one after the other, so that they need not
+            fit into memory together. Default: the teacher runs beside the student.
+        alone: Ask a language model about one example at a time, without padding, so that what it says does not
+            depend on the batch: bitwise as with a full cache. As quick as batches from some 100 M parameters on,
+            slower below. Default false.
     """
 
     members: Annotated[tuple[MemberRecipe, ...], Field(min_length=2)] | None = None
     mean: Literal["probabilities", "logits"] = "probabilities"
     weights: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...] | None = None
+    cache: CacheRecipe | None = None
+    alone: bool = False
 
     @property
     def parts(self) -> tuple[MemberRecipe, ...]:
@@ -395,6 +490,12 @@ def _model_mistakes(model: str, revision: str | None) -> list[Mistake]:
     return mistakes
 
 
+_Layers = (
+    Annotated[int, Field(ge=1, le=1000)]
+    | Annotated[tuple[Annotated[int, Field(ge=0, le=999)], ...], Field(min_length=1)]
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class StudentVocabulary:
     """How many tokens a student has whose tokens are not simply the teacher's: exactly one of `at_least` and `train`.
@@ -431,30 +532,51 @@ class FromTeacher:
     """A student made of a part of the teacher.
 
     Attributes:
-        layers: How many layers, evenly spaced with the first and the last kept; or the teacher layers
-            themselves, counted from 0, increasing.
+        layers: How many layers, chosen as `choose` says; or the teacher layers themselves, counted from 0,
+            increasing. Of an encoder–decoder teacher they are the encoder's, and the decoder's too unless
+            `decoder_layers` is given. Default: all.
+        decoder_layers: The same for the decoder of an encoder–decoder teacher. Default: as `layers`.
+        choose: Which layers a number of them keeps: "even" (evenly spaced with the first and the last kept),
+            "block_influence" (drop those that turn the hidden state least: ShortGPT) or "linearity" (drop those
+            whose contribution is most nearly a linear map of their input: Secretly Linear). The last two hold on to
+            no layer for its place; a linear layer may do much, so look at where a student without it starts.
+            Measured on 1,024 training examples. Default "even".
+        dropped: What becomes of dropped layers: they are "left_out", or the last feed-forward map of the layer
+            before them is fitted in least squares, on the same examples, to add what they would have added as far
+            as that is linear ("linear"). Default "left_out".
+        target_parameters: Parameters the student may have at most, without a task's classifier: 10000000 or
+            "10M". Layers and widths that are not given are then found: within 1% of the target where that can be,
+            in proportions most like the teacher's. Default: as the other fields say.
         weights: Which of the teacher's weights the student starts from: "pretrained" (before it was
             fine-tuned) or "fine_tuned". Default "pretrained".
         vocabulary: The tokens of the student: "teacher" (all of the teacher's), "corpus" (those of the teacher's that
             occur in the training examples of the run's tasks, special tokens, and single letters or bytes; validation
             examples have no say), {at_least: 8000} (the same, filled up with others) or {train: 8000} (a new, smaller
             tokenizer). All but "teacher" need a fast WordPiece, Unigram or BPE tokenizer. Default "teacher".
-        hidden: The width of the hidden states, at most the teacher's. Attention heads keep their size, so it must
-            be a multiple of that. For bert, roberta and their kin. Default: the teacher's.
-        intermediate: The width of the feed-forward networks, at most the teacher's. For bert, roberta and their
-            kin. Default: the teacher's.
+        hidden: The width of the hidden states, at most the teacher's. For bert, roberta and their kin, whose
+            attention heads keep their size, a multiple of that; for llama a multiple of its heads; also for mistral,
+            qwen2, qwen3 and t5. Default: the teacher's.
+        heads: The attention heads of a layer, at most the teacher's; for llama, mistral, qwen2 and qwen3, whose heads
+            have a size of their own. Heads with keys and values in common go in whole groups, or as many of every
+            group. Default: the teacher's.
+        intermediate: The width of the feed-forward networks, at most the teacher's. For the same models as hidden.
+            Default: the teacher's.
         keep: Which channels, heads and neurons a narrower student keeps: the "most_active" ones (largest mean
             absolute activation of the teacher on 1,024 training examples, as in Minitron) or the "first".
             Default "most_active".
     """
 
-    layers: (
-        Annotated[int, Field(ge=1, le=1000)]
-        | Annotated[tuple[Annotated[int, Field(ge=0, le=999)], ...], Field(min_length=1)]
-    )
+    layers: _Layers | None = None
+    decoder_layers: _Layers | None = None
+    choose: Literal["even", "block_influence", "linearity"] = "even"
+    dropped: Literal["left_out", "linear"] = "left_out"
+    target_parameters: (
+        Annotated[int, Field(ge=1, le=10**15)] | Annotated[str, Field(pattern=AMOUNT)] | None
+    ) = None
     weights: Literal["pretrained", "fine_tuned"] = "pretrained"
     vocabulary: Literal["teacher", "corpus"] | StudentVocabulary = "teacher"
     hidden: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    heads: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     intermediate: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     keep: Literal["most_active", "first"] = "most_active"
 
@@ -463,20 +585,56 @@ class FromTeacher:
     def __post_init__(self) -> None:
         check_fields(self)
         mistakes: list[Mistake] = []
-        if not isinstance(self.layers, int):
-            mistakes += [
-                (("layers", index + 1), f"must be above the layer before it ({before}), found {after}")
-                for index, (before, after) in enumerate(zip(self.layers, self.layers[1:], strict=False))
-                if after <= before
-            ]
-        if self.keep == "first" and not self.is_narrower:
-            mistakes.append((("keep",), "is only for a narrower student; give hidden or intermediate"))
+        for field_name in ("layers", "decoder_layers"):
+            layers = getattr(self, field_name)
+            if isinstance(layers, tuple):
+                mistakes += [
+                    (
+                        (field_name, index + 1),
+                        f"must be above the layer before it ({before}), found {after}",
+                    )
+                    for index, (before, after) in enumerate(itertools.pairwise(layers))
+                    if after <= before
+                ]
+        open_shape = self.target_parameters is not None
+        counted = isinstance(self.layers, int) or isinstance(self.decoder_layers, int)
+        if self.keep == "first" and not self.is_narrower and not open_shape:
+            mistakes.append((("keep",), "is only for a narrower student; give hidden, heads or intermediate"))
+        if self.choose != "even" and not counted and not open_shape:
+            mistakes.append((("choose",), "is for a number of layers; give layers: N"))
+        if self.dropped == "linear" and self.layers is self.decoder_layers is None and not open_shape:
+            mistakes.append((("dropped",), "is for a student with fewer layers; give layers"))
+        if open_shape and None not in (self.layers, self.hidden, self.intermediate):
+            mistakes.append(
+                (
+                    ("target_parameters",),
+                    "leaves nothing to find beside layers, hidden and intermediate; leave one out",
+                )
+            )
         _raise(mistakes)
 
     @property
     def is_narrower(self) -> bool:
         """Whether a width is given."""
-        return self.hidden is not None or self.intermediate is not None
+        return any(width is not None for width in (self.hidden, self.heads, self.intermediate))
+
+    def shape_as_dict(self) -> dict[str, int]:
+        """What it says of depth and width, layers as their number."""
+        sizes = ("layers", "decoder_layers", "hidden", "heads", "intermediate")
+        said = {name: getattr(self, name) for name in sizes if getattr(self, name) is not None}
+        return {name: size if isinstance(size, int) else len(size) for name, size in said.items()}
+
+    def shape_as_text(self) -> str:
+        """`layers 12, hidden 384, intermediate 1536`."""
+        return ", ".join(f"{name.replace('_', ' ')} {size}" for name, size in self.shape_as_dict().items())
+
+    @property
+    def target(self) -> int | None:
+        """`target_parameters` as a number."""
+        if isinstance(self.target_parameters, str):
+            unit = {"k": 10**3, "m": 10**6, "b": 10**9}[self.target_parameters[-1].lower()]
+            return round(float(self.target_parameters[:-1]) * unit)
+        return self.target_parameters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -491,6 +649,9 @@ class StudentRecipe:
             {model_type: bert, hidden_size: 128, num_hidden_layers: 2, ...}.
         tokenizer: The tokenizer of a student from scratch: "package:NAME", a folder, a Hub id, or {train: 8000}, a
             new one made from the training texts. Only with `config`. Default: the teacher's.
+        adapter: Train only an adapter of peft (and a new head), on top of this student: its peft_type and fields of
+            peft's configuration class of that type, {peft_type: LORA, r: 8, target_modules: [query, value]}.
+            Merged into the exported weights where the type allows it. Needs distill[peft]. Default: train all weights.
     """
 
     from_teacher: FromTeacher | None = None
@@ -498,6 +659,7 @@ class StudentRecipe:
     revision: Revision | None = None
     config: Mapping[Key, Scalar] | None = None
     tokenizer: Location | NewTokenizer | None = None
+    adapter: Mapping[Key, AdapterValue] | None = None
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
@@ -517,8 +679,50 @@ class StudentRecipe:
             mistakes.append((("revision",), "is only for a student given by model; leave it out"))
         if self.config is not None:
             mistakes += _config_mistakes(self.config)
+        if self.adapter is not None and not isinstance(self.adapter.get("peft_type"), str):
+            mistakes.append((("adapter",), "must have the peft_type of an adapter of peft, such as LORA"))
         if self.config is None and self.tokenizer is not None:
             mistakes.append((("tokenizer",), "is only for a student given by config; leave it out"))
+        _raise(mistakes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignmentRecipe:
+    """How a language model is compared with a teacher that has other tokens.
+
+    Tokens are aligned by the bytes of the text that they cover. Terms of the loss that need no teacher see the
+    student's own tokens as ever.
+
+    Attributes:
+        kind: "match" (the same token at the same place, over the tokens both have: MATCH of arXiv:2205.02340),
+            "shared" (the same with one more class for all other tokens: nothing is renormalised), "reduce" (the
+            student reads the teacher's tokens cut into its own pieces, and a token's logits are pooled from its pieces':
+            REDUCE of that paper; encoders), "spans" (where both have read the same bytes, over all tokens of both: for
+            sorted_transport and multi_level_transport; decoders), "chunks" (the probability of the shortest
+            stretches of text that both have: ALM, arXiv:2503.20083; decoders) or "cross_attention" (the tokens of each
+            attend to the other's: for dual_space, DSKD, arXiv:2406.17328; decoders).
+        chunk_temperature: Of kind chunks: divides the log-probability of a chunk. Default 100.
+        word_boundaries: Of kind chunks: count the end of a word into the chunk before it. Default false.
+        pool: Of kind reduce: the "sum" or the "mean" of the pieces' logits. Default "sum".
+    """
+
+    kind: Literal["match", "shared", "reduce", "spans", "chunks", "cross_attention"]
+    chunk_temperature: Annotated[float, Field(gt=0, le=1e6)] = 100.0
+    word_boundaries: bool = False
+    pool: Literal["sum", "mean"] = "sum"
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        mistakes: list[Mistake] = []
+        for key, default, kind in (
+            ("chunk_temperature", 100.0, "chunks"),
+            ("word_boundaries", False, "chunks"),
+            ("pool", "sum", "reduce"),
+        ):
+            if getattr(self, key) != default and self.kind != kind:
+                mistakes.append(((key,), f"is only for kind {kind}, found kind {self.kind}; leave it out"))
         _raise(mistakes)
 
 
@@ -537,11 +741,12 @@ class Recipe:
         student: The model to train.
         loss: The terms of the loss, added with their weights. From Python a single loss or a total
             (0.5 * Labels() + 0.5 * ForwardKL()) is taken too.
-        train: How the student is trained. The baseline is trained the same way.
+        alignment: How to compare with a teacher that has other tokens. Default: both have the same tokens.
+        train: How the student is trained. The baseline is trained the same way, but never on_policy.
         seeds: One student (and one baseline) is trained for each. Default: 0 alone.
         baseline: Also train the same student on the labels alone, to see what the teacher is worth.
         output: The run's folder. Default: runs/ and the name.
-        cache: A folder where runs share fine-tuned teachers and finished baselines. Default: none.
+        cache: A folder where runs share fine-tuned teachers, their predictions and finished baselines. Default: none.
     """
 
     name: Name
@@ -551,6 +756,7 @@ class Recipe:
     teacher: TeacherRecipe
     student: StudentRecipe
     loss: Annotated[tuple[DiscriminatedLoss, ...], Field(min_length=1)]
+    alignment: AlignmentRecipe | None = None
     train: TrainRecipe = field(default_factory=TrainRecipe)
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     baseline: bool = True
@@ -578,10 +784,34 @@ class Recipe:
             mistakes.append(
                 (("architecture",), "must be encoder or decoder with data.source text, found encoder_decoder")
             )
+        freezes = [self.train, *(self.train.for_task(task) for task in self.train.per_task)]
+        if self.student.adapter is not None and any(train.freeze_embeddings for train in freezes):
+            mistakes.append(
+                (("train", "freeze_embeddings"), "is what student.adapter does anyway; leave one of them out")
+            )
+        mistakes += alignment_mistakes(self)
         mistakes += teacher_mistakes(self.teacher, self.data)
         mistakes += ensemble_mistakes(self.teacher, self.loss)
+        classifies = self.architecture == "encoder" and self.data.source != "text"
+        mistakes += cache_mistakes(self.teacher, self.loss, classifies=classifies)
         mistakes += start_mistakes(self.teacher, self.student)
         mistakes += group_mistakes(self.loss, self.train, self.data)
+        if self.train.on_policy is not None:
+            place = ("train", "on_policy")
+            if self.architecture != "decoder":
+                mistakes.append(
+                    (
+                        place,
+                        f"is only for a decoder, which continues texts, found architecture {self.architecture}",
+                    )
+                )
+            if not any(term.needs_teacher for term in self.loss):
+                mistakes.append(
+                    (
+                        place,
+                        "needs a loss with a term that compares with the teacher: the student's texts have no labels",
+                    )
+                )
         _raise(mistakes)
 
 
@@ -601,6 +831,62 @@ def teacher_mistakes(teacher: TeacherRecipe, data: DataRecipe) -> list[Mistake]:
     return mistakes
 
 
+def alignment_mistakes(recipe: Recipe) -> list[Mistake]:
+    """An alignment that the models, the data or the terms of the loss cannot use."""
+    wanted = recipe.alignment
+    if wanted is None:
+        return []
+    place: Place = ("alignment", "kind")
+    mistakes: list[Mistake] = []
+    if recipe.teacher.cache is not None:
+        mistakes.append((("teacher", "cache"), "is of the student's own tokens; leave it or alignment out"))
+    if recipe.train.on_policy is not None:
+        mistakes.append(
+            (("train", "on_policy"), "needs a teacher with the student's tokens; leave alignment out")
+        )
+    decodes = recipe.architecture != "encoder"
+    if not decodes and recipe.data.source != "text":
+        mistakes.append((("alignment",), "is for language models; a classifier's classes need none"))
+    elif wanted.kind in ("spans", "chunks", "cross_attention") and not decodes:
+        mistakes.append((place, f"must be match, shared or reduce for an encoder, found {wanted.kind}"))
+    elif wanted.kind == "reduce" and decodes:
+        mistakes.append((place, "must be match, shared, spans, chunks or cross_attention, found reduce"))
+    terms = [(index, term) for index, term in enumerate(recipe.loss) if term.needs_teacher]
+    for index, term in terms:
+        if (term.kind == "dual_space") != (wanted.kind == "cross_attention"):
+            mistakes.append(
+                (
+                    ("loss", index),
+                    f"{term.kind} cannot be used with alignment.kind {wanted.kind}; cross_attention is for dual_space",
+                )
+            )
+        elif term.kind == "dual_space":
+            continue
+        elif term.reads_activations:
+            mistakes.append(
+                (
+                    ("loss", index),
+                    f"{term.kind} compares models token by token, which alignment says are different; leave one out",
+                )
+            )
+        elif (wanted.kind == "spans") != (term.kind in SORTING):
+            sorting = " and ".join(SORTING)
+            mistakes.append(
+                (
+                    ("loss", index),
+                    f"must be {sorting} with alignment.kind spans, found {term.kind}"
+                    if wanted.kind == "spans"
+                    else f"{term.kind} is for alignment.kind spans, found {wanted.kind}",
+                )
+            )
+    temperatures = {getattr(term, "temperature", 1.0) for _, term in terms}
+    if wanted.kind == "shared" and len(temperatures) > 1:
+        mistakes.append(
+            (place, "shared needs terms of one temperature: that of the class of all other tokens")
+        )
+    return mistakes
+
+
 def ensemble_mistakes(teacher: TeacherRecipe, loss: tuple[AnyLoss, ...]) -> list[Mistake]:
     """A mean of probabilities is taken at one temperature, so the terms must have one."""
     found = {getattr(term, "temperature", 1.0) for term in loss if term.needs_teacher}
@@ -614,6 +900,104 @@ def ensemble_mistakes(teacher: TeacherRecipe, loss: tuple[AnyLoss, ...]) -> list
             "probabilities is one at one temperature",
         )
     ]
+
+
+def cache_mistakes(
+    teacher: TeacherRecipe, loss: tuple[AnyLoss, ...], *, classifies: bool = False
+) -> list[Mistake]:
+    """A cache that the loss cannot be computed from, or that is of no use."""
+    cache = teacher.cache
+    at: Place = ("teacher", "cache" if cache else "alone")
+    if cache is None and not teacher.alone:
+        return []
+    if cache is not None and teacher.alone:
+        return [
+            (("teacher", "alone"), "stands beside cache, which asks about each example alone; leave it out")
+        ]
+    if classifies:
+        return [
+            (
+                at,
+                "is for language models: a classifier's few logits are always computed once and held in memory; "
+                "leave it out",
+            )
+        ]
+    terms = [(index, term) for index, term in enumerate(loss) if term.needs_teacher]
+    if not terms:
+        return [(at, "is of no use: no term of the loss reads a teacher; leave it out")]
+    for index, term in terms:
+        if term.reads_activations:
+            return [
+                (
+                    at,
+                    f"holds no activations, which loss.{index} ({term.kind}) compares; leave one of them out",
+                )
+            ]
+    if cache is None or cache.keep == "full":
+        return []
+    if teacher.members is not None:
+        return [((*at, "keep"), f"must be full with members, whose logits are averaged, found {cache.keep}")]
+    return [mistake for index, term in terms for mistake in _sparse_mistakes(cache, index, term, terms[0])]
+
+
+SPARSE_LOSSES = {"top_k": "ghost_token_kl", "sampled": "sampled_targets"}
+SPARSE_COUNTS = {"top_k": "kept", "sampled": "samples"}
+
+
+def _sparse_mistakes(
+    cache: CacheRecipe, index: int, term: AnyLoss, first: tuple[int, AnyLoss]
+) -> list[Mistake]:
+    """Why a term cannot read a cache of some classes a row."""
+    if term.sparse != cache.keep:
+        return [
+            (
+                ("loss", index, "kind"),
+                f"must be {SPARSE_LOSSES[cache.keep]} with teacher.cache.keep {cache.keep}, found {term.kind}: use that "
+                "one, or keep: full",
+            )
+        ]
+    mistakes: list[Mistake] = []
+    what = SPARSE_COUNTS[cache.keep]
+    place, wanted = f"loss.{first[0]}.{what}", getattr(first[1], what)
+    if cache.count is not None:
+        place, wanted = "teacher.cache.count", cache.count
+    if getattr(term, what) != wanted:
+        mistakes.append(
+            (
+                ("loss", index, what),
+                f"must equal {place} ({wanted}), found {getattr(term, what)}: one cache serves both",
+            )
+        )
+    temperature, found = getattr(first[1], "temperature", 1.0), getattr(term, "temperature", 1.0)
+    if found != temperature:
+        mistakes.append(
+            (
+                ("loss", index, "temperature"),
+                f"must equal that of loss.{first[0]} ({temperature:g}), found {found:g}: the cache keeps "
+                f"probabilities of one temperature; or use keep: full",
+            )
+        )
+    if getattr(term, "power", 1.0) != 1:
+        mistakes.append(
+            (
+                ("loss", index, "power"),
+                f"must be 1 with a cached sample, found {getattr(term, 'power', 1.0):g}",
+            )
+        )
+    return mistakes
+
+
+def bytes_of_row(
+    keep: str, classes: int, *, count: int = 0, dtype: str = "float32", element_size: int = 4
+) -> int:
+    """What one row of a teacher's cache weighs, `element_size` bytes a logit; the files' own headers not counted."""
+    if keep == "full":
+        return classes * element_size
+    kept = min(count, classes) if keep == "top_k" else count
+    return kept * ((2 if classes <= UINT16 else 4) + (4 if dtype == "float32" else 2))
+
+
+UINT16 = 65536  # so many classes are told by two bytes
 
 
 def start_mistakes(teacher: TeacherRecipe, student: StudentRecipe) -> list[Mistake]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 from pathlib import PurePosixPath, PureWindowsPath
 
-from .budget import budget_of, local_config
+from .budget import budget_of, fitted, local_config
 from .schema import TASK_NAMES, DataRecipe, StudentRecipe, StudentVocabulary, TeacherRecipe
-from .wording import Mistake, Place
+from .shape import width_mistakes
+from .wording import FieldMistakes, Mistake, Place
 
 
 def data_mistakes(data: DataRecipe) -> list[Mistake]:
@@ -43,40 +45,40 @@ def teacher_mistakes(teacher: TeacherRecipe, data: DataRecipe | None) -> list[Mi
 
 
 def student_mistakes(student: StudentRecipe) -> list[Mistake]:
-    """A student whose package or folder is not there."""
+    """A student whose package or folder is not there, or whose adapter has no peft."""
     mistakes = _model_mistakes(("student", "model"), student.model) if student.model is not None else []
     if isinstance(student.tokenizer, str):
         mistakes += _model_mistakes(("student", "tokenizer"), student.tokenizer)
+    if student.adapter is not None and importlib.util.find_spec("peft") is None:
+        mistakes.append(
+            (("student", "adapter"), 'needs peft, which is not installed; type: pip install "distill[peft]"')
+        )
     vocabulary = student.from_teacher.vocabulary if student.from_teacher is not None else None
     if isinstance(vocabulary, StudentVocabulary) and vocabulary.texts is not None:
         mistakes += _text_mistakes(("student", "from_teacher", "vocabulary", "texts"), vocabulary.texts)
     return mistakes
 
 
-def width_mistakes(student: StudentRecipe, teacher: TeacherRecipe, data: DataRecipe | None) -> list[Mistake]:
-    """Widths that the teacher's config.json, where it is here, does not allow."""
+def shape_mistakes(student: StudentRecipe, teacher: TeacherRecipe, data: DataRecipe | None) -> list[Mistake]:
+    """Widths and a number of parameters that the teacher's config.json, where it is here, does not allow."""
     cut = student.from_teacher
-    if cut is None or not cut.is_narrower:
+    if cut is None or not (cut.is_narrower or cut.target is not None):
         return []
     tasks = data.tasks if data is not None else TASK_NAMES
     config = local_config(teacher.parts[0].for_task(tasks[0]))
     if config is None or budget_of(config) is None:
         return []  # loading the model says why
-    mistakes: list[Mistake] = []
     place = ("student", "from_teacher")
-    for field, size in (("hidden", "hidden_size"), ("intermediate", "intermediate_size")):
-        asked = getattr(cut, field)
-        if asked is not None and asked > config[size]:
-            mistakes.append(((*place, field), f"must be at most the teacher's {config[size]}, found {asked}"))
-    head = config["hidden_size"] // config["num_attention_heads"]
-    if cut.hidden is not None and cut.hidden % head and cut.hidden <= config["hidden_size"]:
-        mistakes.append(
-            (
-                (*place, "hidden"),
-                f"must be a multiple of {head}, the size of the teacher's attention heads, found {cut.hidden}",
-            )
-        )
-    return mistakes
+    if cut.is_narrower:
+        found = width_mistakes(config, cut.hidden, cut.intermediate, cut.heads)
+        if found:
+            return [((*place, *([field] if field else [])), message) for field, message in found]
+    if cut.vocabulary == "teacher":
+        try:
+            fitted(config, cut)
+        except FieldMistakes as error:
+            return [((*place, *field), message) for field, message in error.mistakes]
+    return []
 
 
 def _text_mistakes(place: Place, path: str) -> list[Mistake]:

@@ -206,4 +206,9 @@ def _warnings(report: Mapping[str, Any], recipe: Recipe, tasks: Sequence[str]) -
             "Student and baseline both start from the fine-tuned teacher's weights, so the baseline has learnt from "
             "the teacher too and the gain counts the loss alone."
         )
+    if recipe.train.on_policy is not None:
+        lines.append(
+            "The student wrote a part of its training texts itself, which only a teacher can judge. The baseline took as "
+            "many steps over the same examples, all of them on the data: the gain is that of both differences."
+        )
     return lines

@@ -181,6 +181,11 @@ def _made(report: Mapping[str, Any]) -> str:
         if "layers" in start
         else start.get("model", "random weights")
     )
+    if adapter := start.get("adapter"):
+        began += (
+            f"; a {adapter['peft_type']} adapter was trained, {adapter['trainable_parameters']:,} of "
+            f"{adapter['training_parameters']:,} parameters, exported {adapter['exported']}"
+        )
     return (
         "## How it was made\n\n"
         f"- Loss: {loss}; seeds {', '.join(map(str, training['seeds']))}; student started from {began}.\n"

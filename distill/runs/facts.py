@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from distill.engine.reading import reading_of
 from distill.evaluation import latency, shareable
 from distill.models import Teacher
+from distill.models.adapter import weights_file
 from distill.models.loading import load_model, load_tokenizer
 from distill.models.source import find_model
 from distill.recipe import Recipe
@@ -62,18 +63,25 @@ def measurements(
         tuned = part.train is not None
         name = str(folder.model("teacher", first, member)) if tuned else part.for_task(first)
         sources[f"teacher{number}"] = find_model(name, None if tuned else part.revision)
-    models, features = {}, {}
-    for role, source in sources.items():
-        model = load_model(source, kind=reading.head, labels=task.labels, seed=0, allow_new_head=False)
-        tokenizer = load_tokenizer(source)
-        model.to(str(device))  # type: ignore[arg-type]  # transformers' wrapper hides torch's signature
-        reader = Teacher(model, tokenizer)
-        models[role] = reader.model
-        features[role] = reading.examples(data[first].validation[:256], reader)
+
+    def taking_turns(*roles: str) -> dict[str, dict[str, float]]:
+        models, features = {}, {}
+        for role in roles:
+            source = sources[role]
+            model = load_model(source, kind=reading.head, labels=task.labels, seed=0, allow_new_head=False)
+            tokenizer = load_tokenizer(source)
+            model.to(str(device))  # type: ignore[arg-type]  # transformers' wrapper hides torch's signature
+            reader = Teacher(model, tokenizer)
+            models[role] = reader.model
+            features[role] = reading.examples(data[first].validation[:256], reader)
+        return latency(models, features, device)
+
     weights: dict[str, dict[str, torch.Tensor]] = {
-        name: load_file(folder.model("student", name) / "model.safetensors") for name in recipe.data.tasks
+        name: load_file(weights_file(folder.model("student", name))) for name in recipe.data.tasks
     }
-    times = latency(models, features, device)
+    times = taking_turns("student", "teacher0")
+    for number in range(1, len(parts)):  # which need not fit into memory together
+        times |= taking_turns(f"teacher{number}")
     # Several teachers are asked one after the other.
     teacher = {
         key: sum(times[f"teacher{number}"][key] for number in range(len(parts))) for key in times["student"]

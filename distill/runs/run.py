@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from distill.errors import RecipeError
 from distill.progress import Progress, Silent
@@ -15,6 +17,11 @@ from distill.runs.corpus import Corpus
 from distill.runs.facts import data_facts, measurements
 from distill.runs.workbench import Workbench
 from distill.tasks import DIAGNOSTICS, TASKS, TaskData
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from distill.cache import CacheSummary
 
 
 def run(recipe: Recipe, folder: str | Path | None = None, *, progress: Progress | None = None) -> Report:
@@ -32,6 +39,55 @@ def run(recipe: Recipe, folder: str | Path | None = None, *, progress: Progress 
         RecipeError: the folder holds another recipe's run.
         DataError, ModelError, CheckpointError, NumericsError: each says what and where in one line.
     """
+    with _opened(recipe, folder, progress) as (run_folder, data, accelerator, told):
+        main = accelerator.is_main_process
+        for bench in _benches(recipe, run_folder, data, accelerator, told):
+            bench.fit_teacher()
+            for seed in recipe.seeds:
+                bench.fit_student(seed)
+                if recipe.baseline:
+                    bench.fit_baseline(seed)
+        if main and not run_folder.measurements.is_file():
+            told.begin("measuring", 1)
+            write_json(run_folder.measurements, measurements(recipe, run_folder, data, accelerator.device))
+            told.end("size and latency")
+        report = write_report(run_folder.path) if main else None
+        accelerator.wait_for_everyone()
+        return report or read_report(run_folder.path)
+
+
+def write_teacher_caches(
+    recipe: Recipe, folder: str | Path | None = None, *, progress: Progress | None = None
+) -> dict[str, CacheSummary]:
+    """Fit or take the teachers of a recipe with `teacher.cache`, and write what they say; `run` goes on from there.
+
+    Args:
+        recipe: from `read_recipe`, or built in Python.
+        folder: of the run, as `run` takes it.
+        progress: told where the work is; default nothing.
+
+    Returns:
+        What each teacher's cache holds, by the name of its fit; under accelerate in the main process alone.
+
+    Raises:
+        RecipeError: the recipe has no `teacher.cache`, or the folder holds another recipe's run.
+        DataError, ModelError, CheckpointError, NumericsError: each says what and where in one line.
+    """
+    if recipe.teacher.cache is None:
+        raise RecipeError(["teacher.cache: is missing; say what to keep, such as teacher.cache={keep: full}"])
+    summaries: dict[str, CacheSummary] = {}
+    with _opened(recipe, folder, progress) as (run_folder, data, accelerator, told):
+        for bench in _benches(recipe, run_folder, data, accelerator, told):
+            bench.fit_teacher()
+            summaries |= bench.write_caches()
+    return summaries
+
+
+@contextlib.contextmanager
+def _opened(
+    recipe: Recipe, folder: str | Path | None, progress: Progress | None
+) -> Iterator[tuple[RunFolder, dict[str, TaskData], Accelerator, Progress]]:
+    """A run's folder, locked and claimed for the recipe, its data, and who works on it."""
     _quiet_libraries()
     from accelerate import Accelerator
 
@@ -48,23 +104,16 @@ def run(recipe: Recipe, folder: str | Path | None = None, *, progress: Progress 
             write_json(run_folder.environment, describe_environment())
             write_json(run_folder.data, data_facts(recipe, data))
         accelerator.wait_for_everyone()
-        corpus = Corpus(recipe, [data[name] for name in recipe.data.tasks])
-        for name in recipe.data.tasks:
-            bench = Workbench(
-                recipe, run_folder, data[name], _diagnostics_of(name, data), corpus, accelerator, told
-            )
-            bench.fit_teacher()
-            for seed in recipe.seeds:
-                bench.fit_student(seed)
-                if recipe.baseline:
-                    bench.fit_baseline(seed)
-        if main and not run_folder.measurements.is_file():
-            told.begin("measuring", 1)
-            write_json(run_folder.measurements, measurements(recipe, run_folder, data, accelerator.device))
-            told.end("size and latency")
-        report = write_report(run_folder.path) if main else None
-        accelerator.wait_for_everyone()
-        return report or read_report(run_folder.path)
+        yield run_folder, data, accelerator, told
+
+
+def _benches(
+    recipe: Recipe, folder: RunFolder, data: dict[str, TaskData], accelerator: Accelerator, told: Progress
+) -> Iterator[Workbench]:
+    """A workbench for each task, one after the other."""
+    corpus = Corpus(recipe, [data[name] for name in recipe.data.tasks])
+    for name in recipe.data.tasks:
+        yield Workbench(recipe, folder, data[name], _diagnostics_of(name, data), corpus, accelerator, told)
 
 
 def load_data(recipe: Recipe) -> dict[str, TaskData]:

@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -15,27 +15,51 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from distill.alignment import AlignedExample, Coverage, TokenReader
+from distill.cache import (
+    CachedEnsemble,
+    CachedTeacher,
+    CacheSpec,
+    CacheSummary,
+    EachAlone,
+    header_of,
+    write_cache,
+)
 from distill.engine import Engine, predict
+from distill.engine.batches import Plan, total_steps
+from distill.engine.comparison import Aligned, Comparison, CrossAttention, Reduced
 from distill.engine.reading import Reader, Reading, reading_of
-from distill.errors import CheckpointError, ModelError
+from distill.errors import MismatchError, ModelError
 from distill.evaluation import added, size, task_score
 from distill.losses import Ensemble, Labels, Total
 from distill.models import (
     Activity,
+    Batch,
     DataSet,
+    EnsembleInTurn,
     EnsembleTeacher,
+    MaskedTokens,
     ModelSource,
     RememberedTeacher,
     Student,
     Teacher,
+    choose_layers,
     find_model,
+    layer_importance,
     measure_activity,
+    needed_tokens,
     parameter_budget,
+    refit_before_dropped,
     train_tokenizer,
 )
-from distill.models.loading import load_model, load_tokenizer
+from distill.models.adapter import adapter_config
+from distill.models.loading import load_model, load_tokenizer, whole_config
+from distill.models.source import is_model
+from distill.models.teacher import weights_precision
 from distill.models.width import check_width
-from distill.recipe import MemberRecipe, NewTokenizer, Recipe, StudentVocabulary, TrainRecipe
+from distill.recipe import FromTeacher, MemberRecipe, NewTokenizer, Recipe, StudentVocabulary, TrainRecipe
+from distill.recipe.budget import fitted
+from distill.recipe.schema import SPARSE_COUNTS
 from distill.run_folder import Role, RunFolder, fit_name, read_json, write_json
 from distill.runs.cache import RECORD, CacheEntry
 from distill.runs.corpus import Corpus, name_of
@@ -45,10 +69,12 @@ from distill.tasks import Answer, Task, TaskData, write_predictions
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import Tensor
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from distill.progress import Progress
 
+
+AnyTeacher = RememberedTeacher | Teacher | EnsembleTeacher | EachAlone | CachedTeacher | CachedEnsemble
 
 CALIBRATION_EXAMPLES = 1024  # as many as Minitron takes
 
@@ -107,7 +133,19 @@ class Workbench:
         self._features: dict[str, DataSet] = {}
         self._remembered: RememberedTeacher | None = None
         self._running: Teacher | EnsembleTeacher | None = None
+        self._together: tuple[DataSet, DataSet, list[AlignedExample]] | None = None
+        self._told_of_alignment = False
+        self._shape: FromTeacher | None = None
+        self._cached: CachedTeacher | CachedEnsemble | None = None
+        self._summaries: dict[str, CacheSummary] = {}
         self._activity: Activity | None = None
+        self._importance: dict[str, Tensor] | None = None
+        self._refitted: dict[str, Tensor] | None = None
+        # Before a teacher is trained for an hour.
+        for part in self.parts:
+            weights_precision(part.precision, accelerator.device)
+        if recipe.student.adapter is not None:
+            adapter_config(recipe.student.adapter, self.reading.head)
 
     def fit_teacher(self) -> None:
         """Fine-tune the teacher, or each of several, or take what the recipe names as fine-tuned; store predictions."""
@@ -138,19 +176,22 @@ class Workbench:
                 fit,
                 self._new_student(seed),
                 loss,
-                self._student_train,
+                self._train_of("student"),
                 self._teacher_for(loss) if loss.needs_teacher else None,
             ),
             keep_model=seed == self.recipe.seeds[0],
         )
 
     def fit_baseline(self, seed: int) -> Fit:
-        """Train the same student on the labels alone: same initial weights, order, steps and schedule."""
+        """Train the same student on the labels alone: same initial weights, order, steps and schedule.
+
+        Never on its own texts, which have no labels: its steps are all on the data.
+        """
         loss = Total(terms=(Labels(),))
         fit = Fit("baseline", self.task.name, seed, self._key("baseline", seed, "labels", None))
         return self._finish(
             fit,
-            lambda: self._train_model(fit, self._new_student(seed), loss, self._student_train, None),
+            lambda: self._train_model(fit, self._new_student(seed), loss, self._train_of("baseline"), None),
             keep_model=False,
         )
 
@@ -196,17 +237,19 @@ class Workbench:
         student: Student,
         loss: Total,
         train: TrainRecipe,
-        teacher: Callable[[Student], RememberedTeacher | Teacher | EnsembleTeacher] | None,
+        teacher: Callable[[Student], AnyTeacher] | None,
     ) -> tuple[Student, dict[str, Any]]:
         if fit.role == "student" and fit.seed == self.recipe.seeds[0]:
             self._say_size(student)
         log = MetricsLog(self.folder.metrics, fit.name)
+        aligns = self.recipe.alignment is not None and fit.role != "teacher"
         engine = Engine(
             student,
             loss,
-            self._training_for(student),
+            self._aligned(student)[0] if aligns else self._training_for(student),
             train,
             teacher=teacher(student) if teacher else None,
+            comparison=self._comparison(student, loss) if teacher and self.recipe.alignment else None,
             seed=fit.seed,
             checkpoints=self.folder.checkpoints(fit.name),
             owner=f"{fit.name}@{fit.key}",
@@ -219,6 +262,7 @@ class Workbench:
         if self.accelerator.is_main_process:
             log.start_at(resumed)
         engine.run()
+        student.merge()  # what is scored is what is exported
         # The accelerator holds on to every model and optimizer it prepared: let this fit's go.
         self.accelerator.free_memory()
         return student, {
@@ -236,7 +280,8 @@ class Workbench:
 
     def _answer(self, fit: Fit, made: Reader) -> dict[str, int]:
         """Predict and store the validation answers of the task and its diagnostics; how many inputs were cut."""
-        made.model.to(self.accelerator.device).eval()
+        if isinstance(made, Student):
+            made.model.to(self.accelerator.device).eval()
         outcome, truncated = "", {}
         for data in [self.data, *self.diagnostics]:
             name = data.task.name
@@ -289,14 +334,14 @@ class Workbench:
         if not path.is_file():
             return False
         if read_json(path).get("key") != fit.key:
-            raise CheckpointError(
+            raise MismatchError(
                 f"{path}: was made with other settings, data or versions; use another --out or remove the folder"
             )
         answered = all(
             self.folder.predictions(fit.name, d.task.name).is_file() for d in [self.data, *self.diagnostics]
         )
         answered &= not self._keeps_choices(fit) or self.folder.choices(fit.name).is_file()
-        return answered and (not keep_model or (self._folder_of(fit) / "config.json").is_file())
+        return answered and (not keep_model or is_model(self._folder_of(fit)))
 
     def _shared_entry(self, fit: Fit) -> CacheEntry | None:
         """Where runs share this fit: teachers and baselines only, a student is what a run is for."""
@@ -324,7 +369,7 @@ class Workbench:
         """Keep the model where that is wanted; its size either way."""
         if isinstance(made, EnsembleTeacher):
             return added(
-                [size(each.model, self._files(i).location) for i, each in enumerate(made.members)]
+                [size(made.member(i).model, self._files(i).location) for i in range(len(self.parts))]
             ).as_dict()
         if isinstance(made, Teacher):
             return size(made.model, self._source(self.parts[fit.member or 0]).location).as_dict()
@@ -370,7 +415,12 @@ class Workbench:
     def _take_ensemble(self, fit: Fit) -> tuple[EnsembleTeacher, dict[str, Any]]:
         self.progress.begin(fit.name, 1)
         provenance = {"members": [part.name for part in self.parts]}
-        return self._load_ensemble(), {"steps": 0, "tokens": 0, "provenance": provenance}
+        if self.recipe.teacher.cache is None:
+            made = self._load_ensemble()
+        else:
+            load = [partial(self._load_member, number) for number in range(len(self.parts))]
+            made = EnsembleInTurn(load, self._mean)
+        return made, {"steps": 0, "tokens": 0, "provenance": provenance}
 
     def _load_teacher(self) -> Teacher | EnsembleTeacher:
         return self._load_ensemble() if self.ensemble else self._load_member(0)
@@ -387,11 +437,14 @@ class Workbench:
 
     def _load_member(self, number: int) -> Teacher:
         files = self._files(number)
-        teacher = Teacher.load(
-            files.name, kind=self.reading.head, labels=self.task.labels, revision=files.revision
+        return Teacher.load(
+            files.name,
+            kind=self.reading.head,
+            labels=self.task.labels,
+            revision=files.revision,
+            precision=self.parts[number].precision,
+            device=self.accelerator.device,
         )
-        teacher.model.to(self.accelerator.device)
-        return teacher
 
     def _new_teacher_model(self, part: MemberRecipe) -> Student:
         head, labels, seed = self.reading.head, self.task.labels, self._seed_of(part)
@@ -414,20 +467,32 @@ class Workbench:
         return train_tokenizer(texts, wanted.train)
 
     def _new_student(self, seed: int) -> Student:
+        student, adapter = self._new_whole_student(seed), self.recipe.student.adapter
+        return (
+            student if adapter is None else student.with_adapter(adapter, kind=self.reading.head, seed=seed)
+        )
+
+    def _new_whole_student(self, seed: int) -> Student:
         wanted, kind, labels = self.recipe.student, self.reading.head, self.task.labels
         if wanted.from_teacher is not None:
             tuned = wanted.from_teacher.weights == "fine_tuned"
             source = self._files(0) if tuned else self._source(self.parts[0])
+            vocabulary = self._vocabulary_of(load_tokenizer(source), wanted.from_teacher.vocabulary)
+            cut = self._shape_of(source, wanted.from_teacher, vocabulary)
             return Student.from_teacher(
                 source,
-                layers=wanted.from_teacher.layers,
-                hidden=wanted.from_teacher.hidden,
-                intermediate=wanted.from_teacher.intermediate,
-                activity=self._activity_of(source) if wanted.from_teacher.is_narrower else None,
+                layers=cut.layers,
+                decoder_layers=cut.decoder_layers,
+                importance=self._importance_of(source, cut),
+                refitted=self._refitted_of(source, cut),
+                hidden=cut.hidden,
+                heads=cut.heads,
+                intermediate=cut.intermediate,
+                activity=self._activity_of(source, cut) if cut.is_narrower else None,
                 kind=kind,
                 labels=labels,
                 seed=seed,
-                **self._vocabulary_of(load_tokenizer(source), wanted.from_teacher.vocabulary),
+                **vocabulary,
             )
         if wanted.model is not None:
             return Student.load(
@@ -439,21 +504,70 @@ class Workbench:
             wanted.config, self._tokenizer(wanted.tokenizer), kind=kind, labels=labels, seed=seed
         )
 
-    def _activity_of(self, source: ModelSource) -> Activity | None:
+    def _shape_of(
+        self, source: ModelSource, wanted: FromTeacher, vocabulary: Mapping[str, Any]
+    ) -> FromTeacher:
+        """The recipe's student with the shape that its `target_parameters` leads to, said once."""
+        if wanted.target is None:
+            return wanted
+        if self._shape is None:
+            config = whole_config(source)
+            if "tokenizer" in vocabulary:
+                config["vocab_size"] = len(vocabulary["tokenizer"])
+            elif vocabulary:
+                kept = needed_tokens(
+                    load_tokenizer(source), vocabulary["used_tokens"], vocabulary["at_least"]
+                )
+                config["vocab_size"] = len(kept)
+            try:
+                self._shape = fitted(config, wanted)
+            except ValueError as error:
+                raise ModelError(f"student.from_teacher.{error}") from None
+            self.progress.say(f"student-{self.task.name}: {self._shape.shape_as_text()}")
+        return self._shape
+
+    def _activity_of(self, source: ModelSource, cut: FromTeacher) -> Activity | None:
         """What the channels, heads and neurons of the teacher's files do on training examples, measured once."""
-        wanted = self.recipe.student.from_teacher
-        if wanted is None or wanted.keep == "first":
+        if cut.keep == "first":
             return None
         if self._activity is None:
-            model = load_model(source, kind=self.reading.head, labels=self.task.labels, seed=0)
-            check_width(model, wanted.hidden, wanted.intermediate)  # before the work, not after it
-            features = self._training_for(Student(model, load_tokenizer(source)))
-            step = -(-len(features) // CALIBRATION_EXAMPLES)
-            chosen = sorted(range(0, len(features), step), key=lambda index: features.lengths[index])
-            size = self.recipe.train.per_device_eval_batch_size
-            batches = (features.batch(chosen[start : start + size]) for start in range(0, len(chosen), size))
-            self._activity = measure_activity(model.to(self.accelerator.device), batches)
+            model = self._model_to_measure(source)
+            check_width(model, cut.hidden, cut.intermediate, cut.heads)  # before the work, not after it
+            self._activity = measure_activity(model, self._calibration(model, source))
         return self._activity
+
+    def _importance_of(self, source: ModelSource, cut: FromTeacher) -> dict[str, Tensor] | None:
+        """How much the layers of the teacher's files matter on training examples, measured once."""
+        if cut.choose == "even":
+            return None
+        if self._importance is None:
+            model = self._model_to_measure(source)
+            choose_layers(model, cut.layers, cut.decoder_layers)  # before the work, not after it
+            self._importance = layer_importance(model, self._calibration(model, source), cut.choose)
+        return self._importance
+
+    def _refitted_of(self, source: ModelSource, cut: FromTeacher) -> dict[str, Tensor] | None:
+        """What stands in for dropped layers of the teacher's files, fitted once."""
+        if cut.dropped == "left_out":
+            return None
+        if self._refitted is None:
+            model = self._model_to_measure(source)
+            kept = choose_layers(model, cut.layers, cut.decoder_layers, self._importance_of(source, cut))
+            self._refitted = refit_before_dropped(model, kept, list(self._calibration(model, source)))
+        return self._refitted
+
+    def _model_to_measure(self, source: ModelSource) -> PreTrainedModel:
+        model = load_model(source, kind=self.reading.head, labels=self.task.labels, seed=0)
+        model.to(self.accelerator.device)
+        return model
+
+    def _calibration(self, model: PreTrainedModel, source: ModelSource) -> Iterator[Batch]:
+        """Up to 1,024 training examples, spread over all of them, the short ones first."""
+        features = self._training_for(Student(model, load_tokenizer(source)))
+        step = -(-len(features) // CALIBRATION_EXAMPLES)
+        chosen = sorted(range(0, len(features), step), key=lambda index: features.lengths[index])
+        size = self.recipe.train.per_device_eval_batch_size
+        return (features.batch(chosen[start : start + size]) for start in range(0, len(chosen), size))
 
     def _vocabulary_of(
         self, theirs: PreTrainedTokenizerBase, wanted: str | StudentVocabulary
@@ -471,7 +585,11 @@ class Workbench:
         wanted = self.recipe.student.from_teacher
         return wanted is not None and wanted.vocabulary != "teacher"
 
-    def _teacher_for(self, loss: Total) -> Callable[[Student], RememberedTeacher | Teacher | EnsembleTeacher]:
+    def _teacher_for(self, loss: Total) -> Callable[[Student], AnyTeacher]:
+        if self.recipe.teacher.cache is not None:
+            return self._cached_teacher
+        if self.recipe.teacher.alone:
+            return lambda student: EachAlone(self._running_teacher(student))
         speaks = self.reading.head not in ("classification", "multiple_choice")
         return self._running_teacher if loss.reads_activations or speaks else self._remembering_teacher
 
@@ -483,6 +601,8 @@ class Workbench:
         """
         if self._running is None:
             self._running = self._load_teacher()
+        if self.recipe.alignment is not None:
+            return self._running
         if name_of(self._running.tokenizer) == name_of(student.tokenizer):
             return self._running
         if student.tokens is not None:
@@ -492,8 +612,95 @@ class Workbench:
                 return self._running.reading(student.tokens)
         raise ModelError(
             "loss: a term compares student and teacher token by token, but they have different tokenizers; "
-            "give the student the teacher's"
+            "say how to align them (alignment: {kind: shared}), or give the student the teacher's"
         )
+
+    def write_caches(self) -> dict[str, CacheSummary]:
+        """What the teachers say of the training examples, on disk: of each teacher by its fit's name."""
+        self._cached_teacher(self._new_student(self.recipe.seeds[0]))
+        return self._summaries
+
+    def _cached_teacher(self, student: Student) -> CachedTeacher | CachedEnsemble:
+        """The teachers' predictions, written where they are not on disk yet, read by all seeds.
+
+        Raises:
+            ModelError: teachers and student do not read the same tokens.
+            CheckpointError: a cache is damaged, of another teacher, or cannot be written.
+        """
+        if self._cached is None:
+            # One teacher after the other: no two of them are in memory together.
+            members = [self._cached_member(number, student) for number in range(len(self.parts))]
+            self._cached = CachedEnsemble(members, self._mean) if self.ensemble else members[0]
+        return self._cached
+
+    def _cached_member(self, number: int, student: Student) -> CachedTeacher:
+        teacher, part = self._load_member(number), self.parts[number]
+        reads_alike = name_of(teacher.tokenizer) == name_of(student.tokenizer)
+        tokens = None if reads_alike else student.tokens
+        if tokens is not None:
+            theirs, ours = teacher.tokenizer.get_vocab(), student.tokenizer.get_vocab()
+            reads_alike = all(theirs.get(name) == tokens[token] for name, token in ours.items())
+        if not reads_alike:
+            raise ModelError(
+                "teacher.cache: teacher and student have different tokenizers, so that what one says of its tokens "
+                "says nothing of the other's; give the student the teacher's"
+            )
+        name = fit_name("teacher", self.task.name, 0, number if self.ensemble else None)
+        folder = self.folder.path / "teacher-cache" / name
+        if self.recipe.cache is not None:
+            facts = json.dumps([self._part_key(part), asdict(self._cache_spec), tokens])
+            content = hashlib.sha256(facts.encode()).hexdigest()
+            folder = Path(self.recipe.cache) / f"predictions-{name}-{content[:16]}"
+        header = header_of(
+            teacher.model,
+            teacher.tokenizer,
+            labels=self.task.labels,
+            max_length=self.recipe.data.max_length,
+            template=f"{type(self.reading).__name__}{' in a chat' if self.recipe.data.chat else ''}",
+            token_map=tokens,
+        )
+        if self.accelerator.is_main_process:
+            self._summaries[name] = write_cache(
+                folder,
+                header,
+                self._training_for(student),
+                teacher if tokens is None else teacher.reading(tokens),
+                self._cache_spec,
+                epochs=self._drawn_epochs(student),
+                device=self.accelerator.device,
+                progress=self.progress,
+            )
+        self.accelerator.wait_for_everyone()
+        return CachedTeacher.open(folder, header)
+
+    @property
+    def _cache_spec(self) -> CacheSpec:
+        """What the recipe keeps, at the temperature and in the number that the loss's terms want."""
+        wanted = self.recipe.teacher.cache
+        assert wanted is not None  # noqa: S101 - who calls knows
+        if wanted.keep == "full":
+            return CacheSpec()
+        term = next(term for term in self.recipe.loss if term.needs_teacher)
+        return CacheSpec(
+            wanted.keep,
+            getattr(term, SPARSE_COUNTS[wanted.keep]),
+            getattr(term, "temperature", 1.0),
+            wanted.dtype,
+            wanted.seed,
+        )
+
+    def _drawn_epochs(self, student: Student) -> int:
+        """How many different sets of examples the training sees: one, unless tokens are hidden anew in each epoch."""
+        features, train = self._training_for(student), self._train_of("student")
+        if not isinstance(features, MaskedTokens):
+            return 1
+        devices = self.accelerator.num_processes
+        plan = Plan(
+            micro_batch=train.per_device_train_batch_size,
+            accumulation=train.gradient_accumulation_steps,
+            devices=devices,
+        )
+        return -(-total_steps(train, len(features), devices) // plan.steps_per_epoch(len(features)))
 
     def _remembering_teacher(self, student: Student) -> RememberedTeacher:
         """The teacher's logits on the training examples, computed once for all seeds."""
@@ -538,6 +745,52 @@ class Workbench:
             self._features[key] = self.reading.examples(self.training, reader, seed=self.recipe.data.seed)
         return self._features[key]
 
+    def _aligned(self, student: Student) -> tuple[DataSet, DataSet, list[AlignedExample]]:
+        """The training examples in the student's and the teacher's tokens, made once. The baseline reads them too."""
+        if self._together is None:
+            if self._running is None:
+                self._running = self._load_teacher()
+            self._together = self.reading.together(
+                self.training, student, self._running, seed=self.recipe.data.seed
+            )
+        return self._together
+
+    def _comparison(self, student: Student, loss: Total) -> Comparison:
+        """How student and teacher are compared although their tokens differ; said once."""
+        wanted = self.recipe.alignment
+        assert wanted is not None  # noqa: S101 - who calls knows
+        own, theirs, examples = self._aligned(student)
+        assert self._running is not None  # noqa: S101 - aligned with it
+        readers = TokenReader(student.tokenizer), TokenReader(self._running.tokenizer)
+        made: Comparison
+        if wanted.kind == "cross_attention":
+            made = CrossAttention(own, theirs, readers=readers)
+        elif wanted.kind == "reduce":
+            made = Reduced(own, theirs, tokenizer=student.tokenizer, readers=readers, wanted=wanted)
+        else:
+            temperature = next(
+                (getattr(term, "temperature", 1.0) for term in loss if term.needs_teacher), 1.0
+            )
+            made = Aligned(
+                own,
+                theirs,
+                examples,
+                shift=1 if self.reading.head == "causal_lm" else 0,
+                readers=readers,
+                wanted=wanted,
+                temperature=temperature,
+            )
+        if not self._told_of_alignment:
+            self._told_of_alignment = True
+            found = sum((example.coverage for example in examples), Coverage())
+            tokens = found.student_tokens + found.student_left
+            self.progress.say(
+                f"student-{self.task.name}: {found.student_tokens / max(tokens, 1):.1%} of its tokens stand in "
+                f"{found.groups:,} groups that both models read, {found.single / max(found.groups, 1):.1%} of them of "
+                f"one token on each side; {made.vocabulary.describe()}"
+            )
+        return made
+
     # Keys.
 
     @cached_property
@@ -565,9 +818,9 @@ class Workbench:
         named = isinstance(part.tokenizer, str)
         return dict(part.config), find_model(part.tokenizer).digest if named else part.tokenizer  # type: ignore[arg-type]
 
-    @property
-    def _student_train(self) -> TrainRecipe:
-        return self.recipe.train.for_task(self.task.name)  # type: ignore[arg-type]
+    def _train_of(self, role: Role) -> TrainRecipe:
+        train = self.recipe.train.for_task(self.task.name)  # type: ignore[arg-type]
+        return train if role == "student" else replace(train, on_policy=None)
 
     def _train(self, train: TrainRecipe | None) -> TrainRecipe | None:
         return None if train is None else train.for_task(self.task.name)  # type: ignore[arg-type]
@@ -580,27 +833,43 @@ class Workbench:
         start: Any = None if role == "teacher" else asdict(wanted)
         if role != "teacher" and wanted.model is not None:
             start = find_model(wanted.model, wanted.revision).digest, start
+        asked = self.parts if part is None else (part,)
+        # A teacher that is trained here is trained in float32, whatever it teaches in.
+        teaches = role != "baseline" and (part is None or part.train is None)
         facts = {
             "role": role,
             "seed": seed,
             "how": how,
-            "train": None if role == "teacher" else asdict(self._student_train),
+            "train": None if role == "teacher" else asdict(self._train_of(role)),
             "teacher": teacher_key,
             "teacher_model": self._origin(part or self.parts[0]),
             "student": start,
+            "precision": [each.precision for each in asked] if teaches else None,
             "corpus": self.corpus.digests if role != "teacher" and self._changes_vocabulary else None,
             "data": self.data.sha256,
             "diagnostics": [data.sha256 for data in self.diagnostics],
             "architecture": self.recipe.architecture,
+            "alignment": None
+            if self.recipe.alignment is None or role == "teacher"
+            else asdict(self.recipe.alignment),
             "max_length": self.recipe.data.max_length,
             "chat": self.recipe.data.chat,
             "negatives": self.recipe.data.negatives,
             "data_seed": self.recipe.data.seed,
             "devices": self.accelerator.num_processes,
             "versions": {
-                name: importlib.metadata.version(name) for name in ("distill", "torch", "transformers")
+                name: importlib.metadata.version(name)
+                for name in (
+                    "distill",
+                    "torch",
+                    "transformers",
+                    *(("peft",) if start and wanted.adapter else ()),
+                )
             },
         }
+        teacher = self.recipe.teacher
+        if role == "student" and (teacher.cache or teacher.alone):
+            facts["asked"] = teacher.alone, teacher.cache and asdict(teacher.cache)
         if (
             wanted.from_teacher is not None
             and wanted.from_teacher.weights == "fine_tuned"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
@@ -35,6 +35,9 @@ class EncodedCompletions:
         index: for each row the position of its example in what was encoded.
         answer: for each row which of the completion's answers it holds.
         truncated: how many examples lost at least one token.
+        texts: for each row what was tokenized, prompt and answer together, uncut.
+        cuts: for each row three numbers: how many tokens stand before the text (BOS), the first of the text's tokens that
+            was cut, and how many were.
         merged: in how many rows a token holds the end of the prompt and the beginning of the answer. Such a token
             is counted.
     """
@@ -44,6 +47,8 @@ class EncodedCompletions:
     index: list[int]
     answer: list[int]
     truncated: int
+    texts: list[str]
+    cuts: list[tuple[int, int, int]]
     merged: int
 
 
@@ -81,7 +86,7 @@ def encode_completions(
     if chat:
         before = []
         head, tail = chat_frame(tokenizer)
-    made = EncodedCompletions([], [], [], [], 0, 0)
+    made = EncodedCompletions([], [], [], [], 0, [], [], 0)
     room = Room(max_length)
     truncated = merged = 0
     for start in range(0, len(examples), BATCH):
@@ -113,7 +118,11 @@ def encode_completions(
             name = f"{task.title} {examples[index].id}"
             cut = room.cut(name, len(before) + longest, min(most for _, most in spans))
             truncated += cut > 0
-            for ((_, number, _, _), tokens), (first, _), target in zip(same, spans, counts, strict=True):
+            for ((_, number, framed, answer), tokens), (first, _), target in zip(
+                same, spans, counts, strict=True
+            ):
+                made.texts.append(framed.text + answer)
+                made.cuts.append((len(before), first, cut))
                 ids = [*before, *tokens.ids[:first], *tokens.ids[first + cut :]]
                 prompt = len(before) + target - cut
                 made.input_ids.append(ids)
@@ -121,7 +130,7 @@ def encode_completions(
                 made.index.append(index)
                 made.answer.append(number)
     room.check()
-    return EncodedCompletions(made.input_ids, made.counted, made.index, made.answer, truncated, merged)
+    return replace(made, truncated=truncated, merged=merged)
 
 
 def scored(

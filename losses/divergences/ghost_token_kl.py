@@ -6,7 +6,7 @@ N rows, V vocabulary, K kept classes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ..ranges import count
 from ..softmax import Softmax, log_ratio, softmax
@@ -53,6 +53,8 @@ class GhostTokenKL(Divergence):
         >>> GhostTokenKL(kept=1)(rows)
         tensor([0.7046])
     """
+
+    sparse: ClassVar[Literal["top_k", "sampled"] | None] = "top_k"
 
     kind: Literal["ghost_token_kl"] = "ghost_token_kl"
     kept: int = 64

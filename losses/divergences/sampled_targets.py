@@ -58,6 +58,7 @@ class SampledTargets(Tempered):
     """
 
     random: ClassVar[bool] = True
+    sparse: ClassVar[Literal["top_k", "sampled"] | None] = "sampled"
 
     kind: Literal["sampled_targets"] = "sampled_targets"
     samples: int = 50

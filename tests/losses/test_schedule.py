@@ -68,3 +68,14 @@ def test_a_total_advances_each_term_by_its_own_value():
     assert [getattr(term, "previous", None) for term in later] == [1.0, None, 2.0]
     assert [getattr(term, "t", None) for term in later] == [0.7, None, pytest.approx(0.6)]
     assert [term.weight for term in later] == [0.5, 1.0, 1.0]
+
+
+def test_a_term_that_was_not_looked_at_stays_as_it_is():
+    total = 0.5 * TAID() + Labels() + 2 * TAID(start=0.2)
+    assert total.against_teacher == 0.5 * TAID() + 2 * TAID(start=0.2)
+    assert total.against_teacher.names == ("taid", "taid_2")
+    means = {"taid": 1.0, "taid_2": 2.0}
+    assert total.advance(means, progress=0.5) == total.advance(means | {"labels": 3.0}, progress=0.5)
+    assert total.advance({"taid": 1.0}, progress=0.5).terms[2] == total.terms[2]
+    with pytest.raises(ValueError, match="at least one loss"):
+        _ = (Labels() + Labels(smoothing=0.1)).against_teacher

@@ -11,6 +11,7 @@ REPOSITORY = Path(__file__).parents[2]
 # Parts of one line do not import each other.
 LAYERS = (
     ("errors",),
+    ("disk",),
     ("losses", "progress", "environment", "run_folder"),
     ("recipe", "alignment"),
     ("models", "tasks"),

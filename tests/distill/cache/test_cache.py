@@ -8,20 +8,21 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from distill.losses.sparse import most_likely
 
 from distill.cache import CachedTeacher, CacheSpec, EachAlone, header_of, write_cache
 from distill.cache import files as cache_files
 from distill.cache.writer import estimated_bytes
 from distill.engine import Engine
-from distill.errors import CheckpointError
-from distill.losses import ForwardKL, GhostTokenKL, Rows, SparseTeacher
-from distill.models import NextTokens, Prediction, Teacher
+from distill.errors import CheckpointError, MismatchError
+from distill.losses import ForwardKL, GhostTokenKL, Rows, SparseTeacher, most_likely
+from distill.models import NextTokens, Prediction, TargetTokens, Teacher
 from distill.models.loading import load_model, load_tokenizer
 from distill.models.source import find_model
 from distill.recipe import TrainRecipe
@@ -344,7 +345,7 @@ def test_a_full_disk_is_one_line_and_is_gone_on_from(tmp_path, texts, head, monk
         with pytest.raises(CheckpointError, match=r"No space left on device.*run again") as caught:
             write_small(tmp_path, texts, head)
         assert "\n" not in str(caught.value)
-        assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "manifest.json"]
     write_small(tmp_path, texts, head)
     read_all(tmp_path, texts, head)
     with monkeypatch.context() as patch:
@@ -359,3 +360,90 @@ def test_the_manifest_is_json_that_a_person_can_read(tmp_path, texts, head):
     assert body["spec"]["kept"] == "top_k"
     assert body["classes"] == CLASSES
     assert isinstance(CachedTeacher.open(tmp_path, head)(texts.batch([0])).sparse, SparseTeacher)
+
+
+@pytest.fixture(scope="module")
+def t5(tiny_llama: Path) -> Teacher:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=400, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, decoder_start_token_id=0
+    )
+    return Teacher(T5ForConditionalGeneration(config), load_tokenizer(find_model(str(tiny_llama))))
+
+
+def test_rows_of_targets_are_bitwise_the_live_encoder_decoders(tmp_path, t5):
+    draw = random.Random(3)
+
+    def ids(longest: int) -> list[int]:
+        return [draw.randrange(2, 300) for _ in range(draw.randrange(1, longest))]
+
+    data = TargetTokens([ids(12) for _ in range(20)], [ids(6) for _ in range(20)], t5.tokenizer, start=0)
+    head = header(t5)
+    summary = write_cache(tmp_path, head, data, t5, CacheSpec())
+    assert summary.rows == data.rows_of(range(20))
+    cached, live = CachedTeacher.open(tmp_path, head), EachAlone(t5)
+    for batch in batches(data):
+        assert torch.equal(cached(batch).logits_NC, live(batch).logits_NC)
+        torch.testing.assert_close(cached(batch).logits_NC, t5(batch).logits_NC, atol=1e-5, rtol=1e-5)
+    # The same target of another source is another example.
+    other = TargetTokens(data.sources[1:], data.targets[:-1], t5.tokenizer, start=0)
+    with pytest.raises(MismatchError, match="not asked about example 4"):
+        cached(other.batch([4]))
+
+
+def _as_nobody(folder: Path, texts, head, queue) -> None:
+    if os.geteuid() == 0:
+        os.setuid(65534)
+    formula = Formula()
+    summary = write_cache(folder / "whole", head, texts, formula, CacheSpec("top_k", 4))
+    read_all(folder / "whole", texts, head)
+    more = NextTokens([*texts.texts, [7, 8, 9]], None, Tokens())
+    messages = []
+    for name, data in (("whole", more), ("none", texts)):
+        try:
+            write_cache(folder / name, head, data, formula, CacheSpec("top_k", 4))
+        except CheckpointError as error:
+            messages.append(str(error))
+    queue.put((formula.calls, summary.computed, messages))
+
+
+def test_a_folder_that_cannot_be_written_can_be_read(texts, head):
+    texts = NextTokens(texts.texts[:6], None, Tokens())
+    folder = Path(tempfile.mkdtemp())
+    try:
+        write_small(folder / "whole", texts, head)
+        for path in (folder / "whole", folder):
+            path.chmod(0o555)
+        start = multiprocessing.get_context("fork")
+        queue = start.Queue()
+        process = start.Process(target=_as_nobody, args=(folder, texts, head, queue))
+        process.start()
+        calls, computed, messages = queue.get(timeout=60)
+        process.join()
+    finally:
+        for path in (folder, folder / "whole"):
+            path.chmod(0o755)
+        shutil.rmtree(folder)
+    assert (calls, computed) == (1, 0)
+    assert len(messages) == 2
+    for message in messages:
+        assert "cannot be written" in message
+        assert "\n" not in message
+
+
+def _writes(folder: Path, texts, head, queue) -> None:
+    queue.put(write_cache(folder, head, texts, Formula(), CacheSpec("top_k", 4), shard_bytes=2_000).computed)
+
+
+def test_two_writers_take_turns_and_ask_once(tmp_path, texts, head):
+    start = multiprocessing.get_context("fork")
+    queue = start.Queue()
+    workers = [start.Process(target=_writes, args=(tmp_path, texts, head, queue)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    assert sorted(queue.get(timeout=60) for _ in workers) == [0, len(texts)]
+    for worker in workers:
+        worker.join()
+    read_all(tmp_path, texts, head)

@@ -64,8 +64,17 @@ def test_the_commands_are_these_and_no_others():
     } == {
         "check": ["--json", "--set"],
         "run": ["--json", "--out", "--set"],
+        "cache": ["--json", "--out", "--set"],
         "report": ["--json"],
-        "evaluate": ["--batch-size", "--data", "--json", "--max-length", "--predictions", "--task"],
+        "evaluate": [
+            "--architecture",
+            "--batch-size",
+            "--data",
+            "--json",
+            "--max-length",
+            "--predictions",
+            "--task",
+        ],
         "recipes": [],
         "conformance": ["--json"],
     }
@@ -102,6 +111,22 @@ def test_the_plan_says_where_the_parameters_of_teacher_and_student_are(small, di
     text = distill("check", str(small)).stdout
     assert "student  1.0" in text
     assert "at most" not in text
+
+
+def test_the_plan_finds_the_shape_of_a_number_of_parameters(small, distill):
+    cut = "student.from_teacher={target_parameters: 0.51M}"
+    plan = json.loads(distill("check", str(small), "--json", "--set", cut).stdout)
+    assert plan["shape"]["hidden"] == 16
+    assert 0.99 * 510_000 <= plan["parameters"]["student"]["total"] <= 510_000
+    shape = plan["shape"]
+    text = distill("check", str(small), "--set", cut).stdout
+    assert f"layers {shape['layers']}, hidden 16, intermediate {shape['intermediate']}" in text
+    cut = "student.from_teacher={target_parameters: 10k, vocabulary: corpus}"
+    assert "student  at most 0.01 M parameters; the run finds the shape" in distill("check", str(small), "--set", cut).stdout  # fmt: skip
+    done = distill("check", str(small), "--set", "student.from_teacher={target_parameters: 10k}")
+    assert done.returncode == 2
+    assert "student.from_teacher.target_parameters: must be at least 4" in done.stderr
+    assert "torch" not in done.stderr
 
 
 def test_a_width_the_teacher_cannot_have_is_a_mistake_of_the_recipe(small, tmp_path, distill):

@@ -1,9 +1,17 @@
-"""What tests do to an engine: stop it between two steps, and catch the gradient of one batch."""
+"""What tests do to an engine: stop it between two steps, catch the gradient of one batch, run it in processes."""
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from distill.engine import Engine
 from distill.recipe import TrainRecipe
@@ -54,3 +62,41 @@ def gradient_of_one_batch(teacher, features):
         return gradients[0]
 
     return caught
+
+
+@pytest.fixture
+def train_in_processes():
+    """A function that runs a script with accelerate's variables and returns what its processes saved.
+
+    The script is given a model's folder, a folder to save `<rank>.safetensors` to, and examples a forward pass.
+    """
+
+    def run(
+        script: str, folder: Path, tmp_path: Path, processes: int, *, micro: int
+    ) -> list[dict[str, torch.Tensor]]:
+        out = tmp_path / str(processes)
+        out.mkdir()
+        file = tmp_path / "train.py"
+        file.write_text(textwrap.dedent(script))
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        running = []
+        for rank in range(processes):
+            environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+            if processes > 1:
+                environment |= {
+                    "RANK": str(rank),
+                    "LOCAL_RANK": str(rank),
+                    "WORLD_SIZE": str(processes),
+                    "MASTER_ADDR": "127.0.0.1",
+                    "MASTER_PORT": port,
+                }
+            command = [sys.executable, "-P", str(file), str(folder), str(out), str(micro)]
+            running.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
+        for process in running:
+            _, errors = process.communicate(timeout=300)
+            assert process.returncode == 0, errors
+        return [load_file(out / f"{rank}.safetensors") for rank in range(processes)]
+
+    return run

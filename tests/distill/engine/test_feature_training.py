@@ -282,7 +282,7 @@ def test_what_a_loss_sees_is_the_two_models_own(new_student, teacher, features):
     engine = Engine(student, HiddenStates(projection="identity"), features, TrainRecipe(), teacher=teacher)
     student.model.train(mode=False)
     index = list(range(8))
-    rows = engine._rows((index, [0] * 8, 1.0))
+    rows = engine._rows(features.batch(index))
     found = engine.loss(rows).detach()
     batch = features.batch(index)
     with torch.no_grad():

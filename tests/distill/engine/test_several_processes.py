@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-import textwrap
-
 import pytest
 import torch
-from safetensors.torch import load_file
 
 SCRIPT = """
     import sys
@@ -44,37 +37,10 @@ SCRIPT = """
 """
 
 
-def train(tmp_path, folder, processes: int) -> list[dict[str, torch.Tensor]]:
-    out = tmp_path / str(processes)
-    out.mkdir()
-    script = tmp_path / "train.py"
-    script.write_text(textwrap.dedent(SCRIPT))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    running = []
-    for rank in range(processes):
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-        if processes > 1:
-            environment |= {
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "WORLD_SIZE": str(processes),
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": port,
-            }
-        command = [sys.executable, "-P", str(script), str(folder), str(out), str(16 // processes)]
-        running.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
-    for process in running:
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors
-    return [load_file(out / f"{rank}.safetensors") for rank in range(processes)]
-
-
 @pytest.mark.slow
-def test_two_processes_train_the_same_student_and_projections_as_one(tmp_path, tiny_bert):
-    (alone,) = train(tmp_path, tiny_bert, 1)
-    first, second = train(tmp_path, tiny_bert, 2)
+def test_two_processes_train_the_same_student_and_projections_as_one(tmp_path, tiny_bert, train_in_processes):
+    (alone,) = train_in_processes(SCRIPT, tiny_bert, tmp_path, 1, micro=16)
+    first, second = train_in_processes(SCRIPT, tiny_bert, tmp_path, 2, micro=8)
     assert [name for name in alone if name.startswith("hidden_states.maps")]
     for name, tensor in alone.items():
         assert torch.equal(first[name], second[name]), name

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import weakref
+from functools import partial
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from distill.errors import ModelError
 from distill.losses import Ensemble
-from distill.models import EnsembleTeacher, NextTokens, Teacher, train_tokenizer
+from distill.models import EnsembleInTurn, EnsembleTeacher, NextTokens, Teacher, train_tokenizer
 
 
 @pytest.fixture
@@ -52,3 +55,25 @@ def test_a_new_tokenizer_reads_everything_and_is_made_again():
     assert len(tokenizer) <= 300
     for text in ("the cat", "Ünïcode 🙂 הי", ""):
         assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+def test_members_that_are_loaded_in_turn_say_the_same_and_are_never_two(tiny_llama):
+    alive, most = [], 0
+
+    def load(seed: int) -> Teacher:
+        nonlocal most
+        model = AutoModelForCausalLM.from_pretrained(tiny_llama)
+        torch.nn.init.normal_(model.lm_head.weight, generator=torch.Generator().manual_seed(seed))
+        alive.append(weakref.ref(model.lm_head.weight))
+        most = max(most, sum(each() is not None for each in alive))
+        return Teacher(model, AutoTokenizer.from_pretrained(tiny_llama))
+
+    mean = Ensemble(weights=(1, 3, 2), temperature=2.0)
+    turns = EnsembleInTurn([partial(load, seed) for seed in range(3)], mean)
+    data = NextTokens([[5, 6, 7, 8], [9, 10], [11, 12, 13]], None, turns.tokenizer)
+    said = [turns(data.batch(index)).logits_NC for index in ([0, 1], [2], [0])]
+    assert most == 1
+    together = EnsembleTeacher([load(seed) for seed in range(3)], mean)
+    for logits_NC, index in zip(said, ([0, 1], [2], [0]), strict=True):
+        assert torch.equal(logits_NC, together(data.batch(index)).logits_NC)
+    assert len(alive) == 3 + 2 * 2 + 3  # the next batch begins with the member that is there

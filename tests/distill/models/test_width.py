@@ -142,18 +142,18 @@ def test_multiple_choice_texts_are_measured_choice_by_choice(tiny_bert, whole):
 
 
 def test_the_most_active_are_kept_in_their_order_and_the_first_of_equals():
-    class Model:
-        class config:
-            model_type, hidden_size, num_attention_heads, num_hidden_layers = "bert", 4, 4, 1
-            intermediate_size = 5
+    from transformers import BertConfig, BertModel
+
+    sizes = {"hidden_size": 4, "num_attention_heads": 4, "num_hidden_layers": 1, "intermediate_size": 5}
+    model = BertModel(BertConfig(**sizes, vocab_size=9))
 
     activity = Activity(
         torch.tensor([1.0, 9.0, 3.0, 9.0]),
         torch.tensor([[2.0, 1.0, 2.0, 2.0]]),
         torch.tensor([[0.0, 1, 2, 1, 1]]),
     )
-    assert choose_width(Model, 2, 3, activity) == Width((1, 3), ((0, 2),), ((1, 2, 3),))
-    assert choose_width(Model, 2, None) == Width((0, 1), ((0, 1),), ((0, 1, 2, 3, 4),))
+    assert choose_width(model, 2, 3, activity) == Width((1, 3), ((0, 2),), ((1, 2, 3),))
+    assert choose_width(model, 2, None) == Width((0, 1), ((0, 1),), ((0, 1, 2, 3, 4),))
 
 
 def rebuilt(teacher: dict[str, torch.Tensor], name: str, provenance: dict) -> torch.Tensor:
@@ -255,8 +255,8 @@ def test_roberta_and_its_classifier_are_cut_too(tokenizer):
     ("width", "message"),
     [
         ({"hidden": 24}, r"from_teacher\.hidden: must be a multiple of 16, the size of .* heads, found 24"),
-        ({"hidden": 48}, r"from_teacher\.hidden: 48 asked for, the teacher has 32"),
-        ({"intermediate": 65}, r"from_teacher\.intermediate: 65 asked for, the teacher has 64"),
+        ({"hidden": 48}, r"from_teacher\.hidden: must be at most the teacher's 32, found 48"),
+        ({"intermediate": 65}, r"from_teacher\.intermediate: must be at most the teacher's 64, found 65"),
     ],
 )
 def test_widths_the_teacher_cannot_have_are_refused(tiny_bert, width, message):
@@ -274,3 +274,17 @@ def test_other_architectures_are_refused_in_one_line():
         choose_width(model, 8, None)
     with pytest.raises(ModelError, match="found distilbert"):
         measure_activity(model, [])
+
+
+def test_a_masked_language_models_head_is_cut_too():
+    from transformers import BertConfig, BertForMaskedLM, RobertaConfig, RobertaForMaskedLM
+
+    sizes = {"hidden_size": 16, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 12}
+    ids = torch.tensor([[5, 6, 7, 8]])
+    for kind, config in ((BertForMaskedLM, BertConfig), (RobertaForMaskedLM, RobertaConfig)):
+        model = kind(config(**sizes, vocab_size=50)).eval()
+        narrow = keep_width(model, choose_width(model, 8, 10))
+        assert narrow(ids).logits.shape == (1, 4, 50)
+        copy = keep_width(model, choose_width(model, None, None))
+        with torch.inference_mode():
+            assert torch.equal(copy(ids).logits, model(ids).logits)

@@ -137,7 +137,7 @@ MALFORMED: list[tuple[str, str | bytes, list[str]]] = [
         "nothing like any key",
         changed("    layers: 2", "    layers: 2\n    zzz: 1"),
         [
-            "7:5: student.from_teacher.zzz: is not a key here; the keys are layers, weights, vocabulary, hidden, intermediate, keep"
+            "7:5: student.from_teacher.zzz: is not a key here; the keys are layers, decoder_layers, choose, dropped, target_parameters, weights, vocabulary, hidden, heads, intermediate, keep"
         ],
     ),
     ("an empty key", added(": 1\n"), ["12:1: has a ':' without a key before it"]),
@@ -149,8 +149,8 @@ MALFORMED: list[tuple[str, str | bytes, list[str]]] = [
     ),
     (
         "a missing nested key",
-        changed("    layers: 2", "    weights: pretrained"),
-        ["5:3: student.from_teacher.layers: is missing"],
+        changed("  model: org/teacher-{task}", "  revision: main"),
+        ["2:1: teacher: must have one of model, config and members"],
     ),
     # types
     (
@@ -308,7 +308,29 @@ MALFORMED: list[tuple[str, str | bytes, list[str]]] = [
     (
         "the first of everything",
         changed("    layers: 2", "    layers: 2\n    keep: first"),
-        ["7:5: student.from_teacher.keep: is only for a narrower student; give hidden or intermediate"],
+        [
+            "7:5: student.from_teacher.keep: is only for a narrower student; give hidden, heads or intermediate"
+        ],
+    ),
+    (
+        "a choice of listed layers",
+        changed("layers: 2", "layers: [0, 2]\n    choose: linearity"),
+        ["7:5: student.from_teacher.choose: is for a number of layers; give layers: N"],
+    ),
+    (
+        "a stand-in for nothing",
+        changed("layers: 2", "dropped: linear"),
+        ["6:5: student.from_teacher.dropped: is for a student with fewer layers; give layers"],
+    ),
+    (
+        "an amount in words",
+        changed("layers: 2", "target_parameters: ten million"),
+        ["6:5: student.from_teacher.target_parameters: must be an amount such as 10M, 0.5B or 300k, found"],
+    ),
+    (
+        "a target with nothing to find",
+        changed("layers: 2", "layers: 2\n    hidden: 4\n    intermediate: 8\n    target_parameters: 10M"),
+        ["9:5: student.from_teacher.target_parameters: leaves nothing to find beside layers"],
     ),
     ("a negative seed", added("seeds: [-1]\n"), ["12:9: seeds.0: must be at least 0, found -1"]),
     ("no seeds", added("seeds: []\n"), ["12:1: seeds: must be given something"]),
@@ -438,6 +460,36 @@ MALFORMED: list[tuple[str, str | bytes, list[str]]] = [
         "a teacher fine-tuned twice",
         changed("{task}\n", "{task}\n  train: {}\n"),
         ["4:3: teacher.train: would train again"],
+    ),
+    # a student's own texts
+    (
+        "own texts of an encoder",
+        added("train: {on_policy: {}}\n"),
+        ["12:9: train.on_policy: is only for a decoder, which continues texts, found architecture encoder"],
+    ),
+    (
+        "own texts that nobody judges",
+        GOOD[: GOOD.index("  - kind: forward_kl")] + "architecture: decoder\ntrain: {on_policy: {}}\n",
+        ["11:9: train.on_policy: needs a loss with a term that compares with the teacher"],
+    ),
+    (
+        "a teacher's own texts",
+        changed("-{task}\n", "\n  train: {on_policy: {}}\n"),
+        ["4:11: teacher.train.on_policy: is only for a student, which has a teacher; leave it out"],
+    ),
+    (
+        "own texts of one task",
+        added("architecture: decoder\ntrain: {per_task: {cb: {on_policy: {}}}}\n"),
+        ["13:25: train.per_task.cb.on_policy: is not a key here"],
+    ),
+    (
+        "own texts out of range",
+        added("architecture: decoder\ntrain: {on_policy: {fraction: 1.5, top_p: 0, max_tokens: 3}}\n"),
+        [
+            "13:21: train.on_policy.fraction: must be at most 1, found 1.5",
+            "13:36: train.on_policy.top_p: must be above 0, found 0",
+            "13:46: train.on_policy.max_tokens: is not a key here; did you mean max_new_tokens?",
+        ],
     ),
     # one task's own training
     (

@@ -120,6 +120,8 @@ students = st.builds(
         | st.builds(StudentVocabulary, train=st.integers(100, 1_000_000)),
         hidden=st.none() | st.integers(1, 4096),
         intermediate=st.integers(1, 4096),
+        heads=st.none() | st.integers(1, 64),
+        dropped=st.sampled_from(["left_out", "linear"]),
         keep=st.sampled_from(["most_active", "first"]),
     ),
 ) | st.builds(

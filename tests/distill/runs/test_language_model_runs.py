@@ -112,7 +112,7 @@ def test_an_encoder_decoder_learns_to_write(tiny_t5: Path):
     examples = [replace(e, label=1) for e in load_task("rte", source="demo", train_examples=8).train]
     student = Student.load(str(tiny_t5), kind="seq2seq_lm", labels=task.labels)
     reading = reading_of("encoder_decoder", task, max_length=200, batch_size=4)
-    train = TrainRecipe(max_steps=60, learning_rate=1e-2, per_device_train_batch_size=8)
+    train = TrainRecipe(max_steps=120, learning_rate=1e-2, per_device_train_batch_size=8)
     Engine(student, Labels(), reading.examples(examples, student), train).run()
     said = reading.answer(examples, student).answers
     assert {answer.text for answer in said} == {task.labels[1]}

@@ -29,7 +29,7 @@ def with_student(recipe: Recipe, tasks: tuple[str, ...], **from_teacher) -> Reci
     return dataclasses.replace(
         recipe,
         data=dataclasses.replace(recipe.data, tasks=tasks, diagnostics=False),
-        student=StudentRecipe(from_teacher=FromTeacher(layers=2, **from_teacher)),
+        student=StudentRecipe(from_teacher=FromTeacher(**{"layers": 2, **from_teacher})),
         train=dataclasses.replace(recipe.train, dropout=0.0),
         seeds=(0,),
     )
@@ -224,3 +224,56 @@ def test_a_width_the_teacher_cannot_have_stops_the_run_in_one_line(recipe, tmp_p
         ModelError, match=r"^student\.from_teacher\.hidden: must be a multiple of 16.*found 20$"
     ):
         run(with_student(recipe, ("cb",), hidden=20), tmp_path / "run")
+
+
+def test_a_run_keeps_the_layers_that_matter_and_refits_the_ones_before_the_others(
+    recipe, tmp_path, tiny_bert
+):
+    made = {"choose": "block_influence", "dropped": "linear", "hidden": 16, "intermediate": 24}
+    one = dataclasses.replace(
+        with_student(recipe, ("cb",), **made),
+        train=dataclasses.replace(recipe.train, dropout=0.0, learning_rate=1e-9),
+    )
+    finished = run(one, tmp_path / "run")
+    folder = finished.folder / "student" / "cb"
+    weights, teacher = load_file(folder / "model.safetensors"), load_file(tiny_bert / "model.safetensors")
+    provenance = json.loads((folder / "provenance.json").read_text())
+    layers, channels = provenance["layers"], provenance["channels"]
+    assert len(layers) == 2
+    refitted = {name.split(".", 1)[1] for name in provenance["refitted"]}
+    for place, layer in enumerate(layers):
+        name = "encoder.layer.{}.output.dense.weight"
+        expected = teacher[name.format(layer)][channels][:, provenance["neurons"][place]]
+        same = torch.allclose(weights["bert." + name.format(place)], expected, atol=1e-6)
+        assert same == (name.format(layer) not in refitted)
+
+
+def test_linearity_says_what_it_needs_before_anything_is_trained(recipe, tmp_path):
+    few = dataclasses.replace(
+        with_student(recipe, ("cb",), choose="linearity"),
+        data=dataclasses.replace(recipe.data, tasks=("cb",), train_examples=4, diagnostics=False),
+    )
+    with pytest.raises(ModelError, match=r"^student\.from_teacher\.choose: linearity needs 320 tokens"):
+        run(few, tmp_path / "run")
+
+
+def test_a_run_finds_the_shape_for_the_tokens_it_keeps(recipe, tmp_path):
+    class Heard(Silent):
+        lines: tuple[str, ...] = ()
+
+        def say(self, line: str) -> None:
+            self.lines += (line,)
+
+    heard = Heard()
+    target = 20_000
+    made = {"layers": None, "target_parameters": target, "vocabulary": "corpus"}
+    finished = run(with_student(recipe, ("cb",), **made), tmp_path / "run", progress=heard)
+    folder = finished.folder / "student" / "cb"
+    config = json.loads((folder / "config.json").read_text())
+    classifier = 3 * config["hidden_size"] + 3
+    assert finished.data["student"]["parameters"] - classifier <= target
+    found = next(line for line in heard.lines if line.startswith("student-cb: layers "))
+    assert found == (
+        f"student-cb: layers {config['num_hidden_layers']}, hidden {config['hidden_size']}, "
+        f"intermediate {config['intermediate_size']}"
+    )

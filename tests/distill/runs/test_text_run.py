@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,18 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokeniz
 from distill.engine.reading import bytes_of_tokens, reading_of
 from distill.losses import ForwardKL, HiddenStates, Labels
 from distill.models import Teacher
-from distill.recipe import DataRecipe, FromTeacher, Recipe, StudentRecipe, TeacherRecipe, TrainRecipe
+from distill.recipe import (
+    DataRecipe,
+    FromTeacher,
+    OnPolicy,
+    Recipe,
+    StudentRecipe,
+    TeacherRecipe,
+    TrainRecipe,
+    read_recipe,
+    write_recipe,
+)
+from distill.run_folder import RunFolder, read_json
 from distill.runs import run
 from distill.tasks import PLAIN_TEXT, load_text, read_predictions
 
@@ -54,6 +66,31 @@ def test_a_decoder_learns_from_a_decoder(tiny_llama: Path, corpus: Path, tmp_pat
     assert report["teacher"]["tasks"]["text"]["language"]["agreement"] == 1
     assert "agreement" in (tmp_path / "run" / "report.md").read_text()
     AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "student" / "text", use_safetensors=True)
+
+
+def test_a_student_learns_from_its_own_texts_and_its_baseline_does_not(
+    tiny_llama: Path, corpus: Path, tmp_path: Path
+):
+    data = replace(TRAIN, logging_steps=1)
+    own = replace(data, on_policy=OnPolicy(fraction=0.5, max_new_tokens=8, prompt_tokens=6))
+    made = recipe(tiny_llama, corpus, train=own, loss=0.5 * Labels() + 0.5 * ForwardKL())
+    (tmp_path / "recipe.yaml").write_text(write_recipe(made))
+    assert read_recipe(tmp_path / "recipe.yaml") == made
+    run(made, tmp_path / "own")
+    logged = [json.loads(line) for line in (tmp_path / "own" / "metrics.jsonl").read_text().splitlines()]
+    lengths = {line["fit"]: line["on_policy/length"] for line in logged if "on_policy/length" in line}
+    assert lengths.keys() == {"student-text-seed0"}
+    assert 1 <= lengths["student-text-seed0"] <= 8
+
+    assert "wrote a part of its training texts itself" in (tmp_path / "own" / "report.md").read_text()
+
+    run(replace(made, train=data), tmp_path / "data")
+    assert "itself" not in (tmp_path / "data" / "report.md").read_text()
+    fits = [RunFolder(tmp_path / name) for name in ("own", "data")]
+    for name, same in (("teacher-text", True), ("baseline-text-seed0", True), ("student-text-seed0", False)):
+        keys = [read_json(folder.fit(name))["key"] for folder in fits]
+        answers = [folder.predictions(name, "text").read_bytes() for folder in fits]
+        assert (keys[0] == keys[1]) == (answers[0] == answers[1]) == same, name
 
 
 def test_an_encoder_learns_hidden_tokens(tiny_bert: Path, corpus: Path, tmp_path: Path):

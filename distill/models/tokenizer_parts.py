@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import string
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from distill.models.tokenizer_layout import byte_level
@@ -36,11 +36,19 @@ def added_parts(layout: Mapping[str, Any], letters: Iterable[str]) -> Iterator[s
         yield model["unk_token"]
 
 
-def usefulness(model: Mapping[str, Any]) -> list[str]:
-    """All tokens, the most useful first: as training found them, or by Unigram's score."""
+def usefulness(model: Mapping[str, Any], words: Callable[[str], Sequence[Any]] | None) -> list[str]:
+    """All tokens, the most useful first: as training found them, or by Unigram's score.
+
+    WordPiece tokens that no text gives come last: BERT's first thousand are mostly "[unused0]" and its like, which
+    `words`, the tokenizer's cut into words (None: texts are left whole), would take apart.
+    """
     if model["type"] == "Unigram":
         return [piece for piece, _ in sorted(model["vocab"], key=lambda piece: -piece[1])]
-    return sorted(model["vocab"], key=model["vocab"].__getitem__)
+    names = sorted(model["vocab"], key=model["vocab"].__getitem__)
+    if model["type"] == "WordPiece" and words is not None:
+        inside = model["continuing_subword_prefix"]
+        names.sort(key=lambda name: len(words(name.removeprefix(inside))) > 1)
+    return names
 
 
 def parts_of(model: Mapping[str, Any]) -> Callable[[str], set[str]]:

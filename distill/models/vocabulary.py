@@ -41,7 +41,7 @@ def needed_tokens(
         used: ids that occur in the texts.
         at_least: fill up to so many tokens with the most useful others: the lowest ids of WordPiece and BPE, which are
             in the order in which training found them (the most frequent first), or Unigram's most probable pieces.
-            A BPE token's parts come with it, so that a few more may be kept.
+            WordPiece tokens that no text gives, as "[unused0]", come last. A BPE token's parts come with it, so that a few more may be kept.
 
     Raises:
         ModelError: the tokenizer is of another kind, or has fewer than `at_least` tokens.
@@ -59,7 +59,8 @@ def needed_tokens(
     kept |= {token["id"] for token in layout["added_tokens"]} | set(tokenizer.all_special_ids)
     parts = parts_of(layout["model"])
     kept |= {ids[part] for token in kept if token in names for part in parts(names[token])}
-    for name in usefulness(layout["model"]):
+    cut = tokenizer.backend_tokenizer.pre_tokenizer
+    for name in usefulness(layout["model"], cut and cut.pre_tokenize_str):
         if len(kept) >= at_least:
             break
         kept |= {ids[name], *(ids[part] for part in parts(name))}

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from tokenizers import Tokenizer
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -15,6 +16,7 @@ from transformers import (
     BertForMaskedLM,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedTokenizerFast,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -180,6 +182,23 @@ def test_a_llama_with_padding_rows_reads_inside_texts_bitwise_alike(tied, tmp_pa
     # A product with fewer columns may be summed in another order.
     torch.testing.assert_close(found.logits, expected.logits[..., list(kept)], rtol=0, atol=1e-6)
     assert torch.equal(small.lm_head.weight, model.lm_head.weight[list(kept)])
+
+
+def test_tokens_that_no_text_gives_fill_up_last():
+    layout = json.loads(tokenizer_of("wordpiece").backend_tokenizer.to_str())
+    layout["added_tokens"] = layout["added_tokens"][:5]
+    unused = [f"[unused{number}]" for number in range(30)]
+    names = sorted(layout["model"]["vocab"], key=layout["model"]["vocab"].__getitem__)
+    names = [*names[:5], *unused, *names[5:]]  # where BERT has them
+    layout["model"]["vocab"] = {name: number for number, name in enumerate(names)}
+    backend = Tokenizer.from_str(json.dumps(layout))
+    whole = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", pad_token="[PAD]")
+    needed = needed_tokens(whole, [])
+    kept = set(whole.convert_ids_to_tokens(needed_tokens(whole, [], len(needed) + 40)))
+    assert len(kept) == len(needed) + 40
+    assert not kept & set(unused)
+    assert len(needed_tokens(whole, [], len(whole) - 10)) == len(whole) - 10
+    assert len(needed_tokens(whole, [], len(whole))) == len(whole)
 
 
 def test_a_masked_language_model_reads_inside_texts_bitwise_alike():

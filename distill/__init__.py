@@ -21,11 +21,16 @@ if TYPE_CHECKING:
     from distill.models import Features as Features
     from distill.models import Student as Student
     from distill.models import Teacher as Teacher
+    from distill.recipe import AlignmentRecipe as AlignmentRecipe
+    from distill.recipe import CacheRecipe as CacheRecipe
     from distill.recipe import DataRecipe as DataRecipe
     from distill.recipe import FromTeacher as FromTeacher
+    from distill.recipe import MemberRecipe as MemberRecipe
+    from distill.recipe import NewTokenizer as NewTokenizer
     from distill.recipe import OnPolicy as OnPolicy
     from distill.recipe import Recipe as Recipe
     from distill.recipe import StudentRecipe as StudentRecipe
+    from distill.recipe import StudentVocabulary as StudentVocabulary
     from distill.recipe import TeacherRecipe as TeacherRecipe
     from distill.recipe import TrainRecipe as TrainRecipe
     from distill.recipe import read_recipe as read_recipe
@@ -35,6 +40,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AlignmentError": "errors",
+    "AlignmentRecipe": "recipe",
+    "CacheRecipe": "recipe",
     "CheckpointError": "errors",
     "DataError": "errors",
     "DataRecipe": "recipe",
@@ -42,7 +49,9 @@ _HOMES = {
     "Engine": "engine",
     "Features": "models",
     "FromTeacher": "recipe",
+    "MemberRecipe": "recipe",
     "ModelError": "errors",
+    "NewTokenizer": "recipe",
     "NumericsError": "errors",
     "OnPolicy": "recipe",
     "Recipe": "recipe",
@@ -50,6 +59,7 @@ _HOMES = {
     "Report": "report",
     "Student": "models",
     "StudentRecipe": "recipe",
+    "StudentVocabulary": "recipe",
     "Teacher": "models",
     "TeacherRecipe": "recipe",
     "TrainRecipe": "recipe",

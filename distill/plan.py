@@ -78,7 +78,9 @@ class Plan:
     @property
     def _trims_vocabulary(self) -> bool:
         cut = self.recipe.student.from_teacher
-        return cut is not None and cut.vocabulary != "teacher"
+        if cut is None or cut.vocabulary == "teacher":
+            return False
+        return cut.vocabulary == "corpus" or cut.vocabulary.train is None
 
     @property
     def _sizes(self) -> list[str]:

@@ -835,7 +835,7 @@ def alignment_mistakes(recipe: Recipe) -> list[Mistake]:
     """An alignment that the models, the data or the terms of the loss cannot use."""
     wanted = recipe.alignment
     if wanted is None:
-        return []
+        return _unaligned_mistakes(recipe)
     place: Place = ("alignment", "kind")
     mistakes: list[Mistake] = []
     if recipe.teacher.cache is not None:
@@ -885,6 +885,22 @@ def alignment_mistakes(recipe: Recipe) -> list[Mistake]:
             (place, "shared needs terms of one temperature: that of the class of all other tokens")
         )
     return mistakes
+
+
+def _unaligned_mistakes(recipe: Recipe) -> list[Mistake]:
+    """A language model whose new tokenizer cannot be its teacher's, and nothing that says how to compare them."""
+    cut = recipe.student.from_teacher
+    new = cut is not None and isinstance(cut.vocabulary, StudentVocabulary) and cut.vocabulary.train
+    speaks = recipe.architecture != "encoder" or recipe.data.source == "text"
+    if not (new and speaks and any(term.needs_teacher for term in recipe.loss)):
+        return []
+    return [
+        (
+            ("student", "from_teacher", "vocabulary"),
+            "gives the student other tokens than its teacher's; say how to compare them, such as "
+            "alignment: {kind: shared}",
+        )
+    ]
 
 
 def ensemble_mistakes(teacher: TeacherRecipe, loss: tuple[AnyLoss, ...]) -> list[Mistake]:

@@ -22,6 +22,7 @@ from distill.recipe import (
     OnPolicy,
     Recipe,
     StudentRecipe,
+    StudentVocabulary,
     TeacherRecipe,
     TrainRecipe,
 )
@@ -209,6 +210,21 @@ def test_what_an_alignment_cannot_be_used_for_is_said(changes, message):
                 **changes,
             }
         )
+
+
+def test_a_language_model_with_a_new_tokenizer_needs_an_alignment():
+    with pytest.raises(FieldMistakes) as caught:
+        Recipe(
+            name="x",
+            architecture="decoder",
+            data=DataRecipe(source="text", path="x"),
+            teacher=TeacherRecipe(model="x", train=TRAIN),
+            student=StudentRecipe(
+                from_teacher=FromTeacher(layers=1, vocabulary=StudentVocabulary(train=400))
+            ),
+            loss=ForwardKL(),
+        )
+    assert "say how to compare them" in str(caught.value)
 
 
 def test_options_of_other_kinds_are_refused():

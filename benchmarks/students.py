@@ -3,12 +3,14 @@
     python benchmarks/students.py shapes --data FOLDER --out runs/students
     python benchmarks/students.py ensemble --data FOLDER --out runs/students
     python benchmarks/students.py tokenizers --data FOLDER --models FOLDER --out runs/students
+    python benchmarks/students.py pruned --data FOLDER --models FOLDER --out runs/students
     python benchmarks/students.py russian --data FOLDER --models FOLDER --out runs/students
 
 `shapes`: MiniLM-L6 into students of fewer layers, channels and tokens, on two SuperGLUE tasks. `ensemble`: BabyLlama's
 recipe, two teachers from nothing on one small corpus, a student of their size and a smaller one. `tokenizers`: a decoder
 of 135 M parameters teaches one of 0.26 M with another tokenizer. `russian`: an encoder of 250,002 tokens teaches students
 of a few thousand to predict hidden words of Russian novels, its tokens reduced to theirs (arXiv:2205.02340 in shape).
+`pruned`: a decoder of 135 M parameters without a fifth of its layers, healed by the whole one.
 
 Settings were fixed before the first run, the last weights are scored, and every row has its student alone: the same
 student, data, order and steps without the teacher. An interrupted benchmark continues in the same folder. Each prints a
@@ -26,7 +28,7 @@ from pathlib import Path
 import distill
 from distill.losses import ForwardKL, Labels, SortedTransport
 from distill.progress import Lines
-from distill.recipe import AlignmentRecipe, MemberRecipe, NewTokenizer, StudentVocabulary
+from distill.recipe import AlignmentRecipe, CacheRecipe, MemberRecipe, NewTokenizer, StudentVocabulary
 
 SOFT = {"temperature": 2.0, "scale": "temperature_squared"}
 SHAPES = {
@@ -149,6 +151,42 @@ def tokenizers(arguments: argparse.Namespace) -> Iterator[tuple[str, distill.Rec
         )
 
 
+def pruned(arguments: argparse.Namespace) -> Iterator[tuple[str, distill.Recipe]]:
+    """SmolLM2-135M without six of its thirty layers, healed on WikiText-2 by a teacher that is asked once."""
+    for dropped in ("left_out", "linear"):
+        yield (
+            f"24 of 30 layers, dropped: {dropped}",
+            distill.Recipe(
+                name=f"pruned-{dropped}".replace("_", "-"),
+                architecture="decoder",
+                data=distill.DataRecipe(
+                    source="text",
+                    path=str(arguments.data / "corpora" / "en_wikitext2_valid.txt"),
+                    validation=str(arguments.data / "corpora" / "en_wikitext2_test.txt"),
+                    train_examples=160,
+                    validation_examples=60,
+                    max_length=96,
+                    characters=320,
+                ),
+                teacher=distill.TeacherRecipe(
+                    model=str(arguments.models / "smollm2-135m"), cache=CacheRecipe(keep="full")
+                ),
+                student=distill.StudentRecipe(
+                    from_teacher=distill.FromTeacher(
+                        layers=24,
+                        choose="block_influence",
+                        dropped=dropped,  # type: ignore[arg-type]
+                    )
+                ),
+                loss=ForwardKL(),
+                train=distill.TrainRecipe(
+                    num_train_epochs=1, learning_rate=1e-4, per_device_train_batch_size=4, save_steps=20
+                ),
+                cache=str(arguments.out / "cache"),
+            ),
+        )
+
+
 def russian(arguments: argparse.Namespace) -> Iterator[tuple[str, distill.Recipe]]:
     """Multilingual-e5-small (117.5 M parameters, 250,002 tokens) on novels, into students 17 and 49 times smaller."""
     sizes = {
@@ -193,7 +231,13 @@ def russian(arguments: argparse.Namespace) -> Iterator[tuple[str, distill.Recipe
             )
 
 
-EXPERIMENTS = {"shapes": shapes, "ensemble": ensemble, "tokenizers": tokenizers, "russian": russian}
+EXPERIMENTS = {
+    "shapes": shapes,
+    "ensemble": ensemble,
+    "tokenizers": tokenizers,
+    "russian": russian,
+    "pruned": pruned,
+}
 
 
 def main() -> None:

@@ -136,10 +136,10 @@ def evaluate(
         typer.Argument(metavar="[MODEL]", help="A fine-tuned model folder, package:NAME or hub id."),
     ] = None,
     task: Annotated[
-        str, typer.Option(help="boolq, cb, copa, multirc, record, rte, wic, wsc, axb, axg or terra.")
+        str, typer.Option(help="boolq, cb, copa, multirc, record, rte, wic, wsc, axb, axg, terra or text.")
     ] = ...,  # type: ignore[assignment]
     data: Annotated[
-        str, typer.Option(metavar="SOURCE", help="demo, hub, or a folder of official jsonl files.")
+        str, typer.Option(metavar="SOURCE", help="demo, hub, a folder of official jsonl files, or of texts.")
     ] = "demo",
     predictions: Annotated[
         Path | None,
@@ -185,6 +185,8 @@ def evaluate(
     for name, value in result["metrics"].items():
         beside = f"   (majority {100 * result['majority'][name]:.1f})" if "majority" in result else ""
         _print(f"{TASKS[task].title} {name}: {100 * value:.1f}{beside}")
+    for name, value in result.get("language", {}).items():
+        _print(f"{TASKS[task].title} {name}: {value:.3f}")
     for note in result.get("notes", []):
         _print(f"note: {note}")
 

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from distill.progress import Progress, Silent
 from distill.recipe import Architecture
-from distill.tasks import DIAGNOSTICS, TASKS, load_task, read_predictions, write_predictions
+from distill.recipe.schema import CHARACTERS_A_TOKEN
+from distill.tasks import (
+    DIAGNOSTICS,
+    PLAIN_TEXT,
+    TASKS,
+    Answer,
+    load_task,
+    load_text,
+    read_predictions,
+    write_predictions,
+)
 
 
 def evaluate_model(
@@ -27,7 +38,8 @@ def evaluate_model(
     Args:
         model: a folder, `package:…` or hub id with a trained head.
         task: a key of `distill.tasks.TASKS`.
-        data: "demo", "hub", or a folder of official jsonl files.
+        data: "demo", "hub", or a folder of official jsonl files; for the task "text" a text file, or a folder of them,
+            all of which is scored.
         predictions: where to write the answers.
         max_length: longest input in tokens; longer ones are cut and counted.
         batch_size: examples of a forward pass.
@@ -49,7 +61,10 @@ def evaluate_model(
     from distill.models import Teacher
 
     source: Literal["demo", "folder", "hub"] = data if data in ("demo", "hub") else "folder"  # type: ignore[assignment]
-    loaded = load_task(task, source=source, path=data if source == "folder" else None)
+    if task == PLAIN_TEXT.name:
+        loaded = load_text(data, validation=data, characters=CHARACTERS_A_TOKEN * max_length)
+    else:
+        loaded = load_task(task, source=source, path=data if source == "folder" else None)
     reading = reading_of(architecture, loaded.task, max_length=max_length, batch_size=batch_size)
     # The diagnostics are answered by an RTE model, in RTE's labels.
     judge = Teacher.load(model, kind=reading.head, labels=loaded.task.labels, revision=revision)
@@ -63,12 +78,13 @@ def evaluate_model(
         write_predictions(predictions, answers)
     return {
         "task": task,
-        "metrics": loaded.task.score(answers),
+        **_scored(task, answers),
         "majority": loaded.task.majority(loaded.train, loaded.validation),
         "n": len(answers),
         "truncated": said.truncated,
         "diagnostic": task in DIAGNOSTICS,
-        "notes": list(loaded.notes),
+        # Nothing is trained here, so that it does not matter where else a passage of text occurs.
+        "notes": [] if task == PLAIN_TEXT.name else list(loaded.notes),
     }
 
 
@@ -79,4 +95,10 @@ def score_predictions(task: str, predictions: str | Path) -> dict[str, Any]:
         DataError: the file is missing, malformed, or of another task.
     """
     answers = read_predictions(predictions)
-    return {"task": task, "metrics": TASKS[task].score(answers), "n": len(answers)}
+    return {"task": task, **_scored(task, answers), "n": len(answers)}
+
+
+def _scored(task: str, answers: Sequence[Answer]) -> dict[str, Any]:
+    """The metrics, and for plain text perplexity and bits a byte beside them."""
+    beside = {"language": PLAIN_TEXT.beside(answers)} if task == PLAIN_TEXT.name else {}
+    return {"metrics": TASKS[task].score(answers), **beside}

@@ -138,3 +138,19 @@ def test_a_cut_passage_counts_only_what_was_read(tiny_llama: Path, corpus: Path)
     for answer in cut.answers:
         assert answer.logits[1] == 19
         assert 19 <= answer.logits[2] < 144
+
+
+def test_a_language_model_is_scored_on_any_text(tiny_llama: Path, corpus: Path, tmp_path: Path):
+    from distill import evaluate_model
+    from distill.evaluate import score_predictions
+
+    found = evaluate_model(
+        str(tiny_llama),
+        "text",
+        data=str(corpus),
+        architecture="decoder",
+        max_length=48,
+        predictions=tmp_path / "said.jsonl",
+    )
+    assert found["metrics"]["byte_probability"] == pytest.approx(2 ** -found["language"]["bits_per_byte"])
+    assert score_predictions("text", tmp_path / "said.jsonl")["language"] == found["language"]

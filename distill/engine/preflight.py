@@ -83,7 +83,7 @@ class Supervision:
             found.append(
                 (
                     f"{self.truncated:,} of {self.examples:,} training examples are truncated",
-                    "raise data.max_length",
+                    "raise data.max_length (of plain text: or lower data.characters)",
                 )
             )
         if self.empty:
@@ -392,8 +392,8 @@ def scores_of(
         student: its answers.
     """
     majority = mean_score({task.name: task.majority(train, examples)})
-    found = [mean_score({task.name: task.score(answers)}) for answers in (teacher, student)]
-    return Scores(len(examples), *found, majority)
+    taught, untaught = (mean_score({task.name: task.score(answers)}) for answers in (teacher, student))
+    return Scores(len(examples), taught, untaught, majority)
 
 
 def examples_to_score(validation: Sequence[Example]) -> list[int]:
@@ -465,6 +465,12 @@ def _term_means(
     return means
 
 
+def _loss(
+    engine: Engine, micro: tuple[list[int], list[int], float], whole: Mapping[tuple[str, ...], int]
+) -> Tensor:
+    return torch.stack(list(_term_means(engine, micro, whole).values())).sum()
+
+
 def _memory(engine: Engine) -> tuple[Memory, float]:
     """What the training will hold at most, and the norm of the gradient of its longest batch."""
     parameters = [parameter for _, parameter in engine._trained()]
@@ -477,7 +483,7 @@ def _memory(engine: Engine) -> tuple[Memory, float]:
     peak = _Peak(engine.accelerator.device)
     whole = engine._rows_of(batch)
     for micro in engine.plan.micro_batches(batch, 0):
-        torch.stack(list(_term_means(engine, micro, whole).values())).sum().backward()
+        torch.autograd.backward(_loss(engine, micro, whole))
     most = peak.read()
     norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
     _forget_gradients(engine)
@@ -547,11 +553,11 @@ def _duration(engine: Engine, batch: list[int], padding: float, *, baseline: boo
     def timed(loss: Callable[[], Tensor]) -> float:
         seconds: list[float] = []
         while not seconds or (len(seconds) < REPEATED and sum(seconds) < 1):
-            seconds.append(_timed(engine.accelerator.device, lambda: loss().backward()))
+            seconds.append(_timed(engine.accelerator.device, lambda: torch.autograd.backward(loss())))
             _forget_gradients(engine)
         return len(micros) * padding * sorted(seconds)[len(seconds) // 2] + optimizer
 
-    student = timed(lambda: torch.stack(list(_term_means(engine, micros[0], whole).values())).sum())
+    student = timed(lambda: _loss(engine, micros[0], whole))
     alone = timed(lambda: _labels_mean(engine, micros[0])) if baseline else None
     return Duration(engine.total_steps, student, alone)
 

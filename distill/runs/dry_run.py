@@ -46,7 +46,7 @@ def dry_run(recipe: Recipe, *, progress: Progress | None = None) -> dict[str, Pr
     data = load_data(recipe)
     corpus = Corpus(recipe, [data[name] for name in recipe.data.tasks])
     accelerator = Accelerator()
-    found = {}
+    found: dict[str, Preflight] = {}
     for name in recipe.data.tasks:
         with tempfile.TemporaryDirectory(prefix="distill-") as folder:
             bench = Workbench(
@@ -86,7 +86,7 @@ def _tried(bench: Workbench) -> Preflight:
 def _asked(bench: Workbench) -> Callable[[Batch], Prediction]:
     """A classifier that is asked about each batch once. In a run it has answered all examples before training."""
     teacher = bench._load_teacher()
-    features = bench._training_for(teacher)
+    features = bench.reading.examples(bench.training, teacher, seed=bench.recipe.data.seed)
     remembered: dict[tuple[int, ...], Prediction] = {}
 
     def ask(batch: Batch) -> Prediction:

@@ -443,8 +443,9 @@ def _untouched(engine: Engine) -> Iterator[None]:
         _forget_gradients(engine)
         student.model.train()
         for name, buffer in student.model.named_buffers():
-            if name in buffers and buffer.shape == buffers[name].shape:
-                buffer.copy_(buffers[name])
+            before = buffers.get(name)
+            if before is not None and before.shape == buffer.shape and not torch.equal(before, buffer):
+                buffer.copy_(before)
         student.model, engine.tokens = wrapped, tokens
 
 

@@ -59,7 +59,7 @@ def check(
     planned = plan(read)
     found = {}
     if preflight:
-        from distill.runs import dry_run
+        from distill.runs.dry_run import dry_run
 
         found = dry_run(read, progress=_progress(quiet=as_json))
     if as_json:

@@ -12,7 +12,7 @@ from distill.models import Batch, Student
 from distill.run_folder import RunFolder
 from distill.runs.corpus import Corpus
 from distill.runs.preflight import measure
-from distill.runs.run import load_data, quiet_libraries
+from distill.runs.run import _quiet_libraries, load_data
 from distill.runs.workbench import Fit, Workbench
 from distill.tasks import Answer, Example
 
@@ -38,7 +38,7 @@ def dry_run(recipe: Recipe, *, progress: Progress | None = None) -> dict[str, Pr
         RecipeError: the gradient is not finite.
         ModelError: a model is missing.
     """
-    quiet_libraries()
+    _quiet_libraries()
     from accelerate import Accelerator
 
     from distill.progress import Silent
@@ -69,10 +69,13 @@ def _tried(bench: Workbench) -> Preflight:
     student = bench._new_student(seed)
     teacher: Callable[[Student], Callable[[Batch], Prediction]] | None = None
     if loss.needs_teacher:
-        runs = bench._teacher_for(loss) == bench._running_teacher
+        # Neither answers of the whole training set nor a cache of them: one batch does not need that.
+        speaks = bench.reading.head not in ("classification", "multiple_choice")
+        runs = speaks or loss.reads_activations
         teacher = bench._running_teacher if runs else lambda student: _asked(bench)
     fit = Fit("student", bench.task.name, seed, key="")
-    engine = bench._engine(fit, student, loss, bench._student_train, teacher, None)
+    train = recipe.train.for_task(bench.task.name)  # type: ignore[arg-type]
+    engine = bench._engine(fit, student, loss, train, teacher, None)
 
     def answers(examples: Sequence[Example]) -> list[Answer]:
         return bench.reading.answer(examples, bench._running or bench._load_teacher()).answers

@@ -32,7 +32,7 @@ def run(recipe: Recipe, folder: str | Path | None = None, *, progress: Progress 
         RecipeError: the folder holds another recipe's run.
         DataError, ModelError, CheckpointError, NumericsError: each says what and where in one line.
     """
-    quiet_libraries()
+    _quiet_libraries()
     from accelerate import Accelerator
 
     from distill.environment import describe_environment
@@ -105,7 +105,7 @@ def _claim(folder: RunFolder, recipe: Recipe) -> None:
     folder.recipe.write_text(text, encoding="utf-8")
 
 
-def quiet_libraries() -> None:
+def _quiet_libraries() -> None:
     """Warnings that a user can do nothing about."""
     import logging
 

@@ -24,7 +24,8 @@ from distill.recipe import (
     TrainRecipe,
     write_recipe,
 )
-from distill.runs import dry_run, run
+from distill.runs import run
+from distill.runs.dry_run import dry_run
 
 
 @pytest.fixture

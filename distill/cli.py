@@ -52,12 +52,33 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 
 
 @app.command()
-def check(recipe: RecipeArgument, overrides: SetOption = None, as_json: JsonOption = False) -> None:
+def check(
+    recipe: RecipeArgument,
+    overrides: SetOption = None,
+    preflight: Annotated[
+        bool,
+        typer.Option(
+            "--preflight",
+            help="Also try one real batch of each task: tokens, memory, time, gradients, scores. Trains nothing.",
+        ),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
     """Read a recipe, name every mistake in it, and print what it would do."""
     from distill.plan import plan
 
-    planned = plan(_read(recipe, overrides))
-    _print(json.dumps(planned.as_dict(), indent=1) if as_json else planned.as_text())
+    read = _read(recipe, overrides)
+    planned = plan(read)
+    found = {}
+    if preflight:
+        from distill.runs.dry_run import dry_run
+
+        found = dry_run(read, progress=_progress(quiet=as_json))
+    if as_json:
+        tried = {"preflight": {task: each.as_dict() for task, each in found.items()}} if preflight else {}
+        _print(json.dumps(planned.as_dict() | tried, indent=1, ensure_ascii=False))
+        return
+    _print("\n\n".join([planned.as_text(), *(each.as_text() for each in found.values())]))
 
 
 @app.command()

@@ -745,6 +745,8 @@ class Recipe:
         train: How the student is trained. The baseline is trained the same way, but never on_policy.
         seeds: One student (and one baseline) is trained for each. Default: 0 alone.
         baseline: Also train the same student on the labels alone, to see what the teacher is worth.
+        preflight: Try one real batch before the student of a task is trained, and say what memory and time it will
+            need and what looks wrong. Changes no result. Default true.
         output: The run's folder. Default: runs/ and the name.
         cache: A folder where runs share fine-tuned teachers, their predictions and finished baselines. Default: none.
     """
@@ -760,6 +762,7 @@ class Recipe:
     train: TrainRecipe = field(default_factory=TrainRecipe)
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     baseline: bool = True
+    preflight: bool = True
     output: Location | None = None
     cache: Location | None = None
 

@@ -94,7 +94,7 @@ def build_report(folder: RunFolder) -> dict[str, Any]:
         "steps": {role: {task: by[0]["steps"] for task, by in fits[role].items()} for role in roles},
         "student_start": fits["student"][tasks[0]][0]["provenance"],
     }
-    report["warnings"] = _warnings(report, recipe, tasks)
+    report["warnings"] = [*_warnings(report, recipe, tasks), *_preflight_warnings(folder, tasks)]
     report["environment"] = read_json(folder.environment)
     report["recipe_sha256"] = recipe_sha256(recipe)
     return report
@@ -212,3 +212,11 @@ def _warnings(report: Mapping[str, Any], recipe: Recipe, tasks: Sequence[str]) -
             "many steps over the same examples, all of them on the data: the gain is that of both differences."
         )
     return lines
+
+
+def _preflight_warnings(folder: RunFolder, tasks: Sequence[str]) -> list[str]:
+    """What was found before the students were trained."""
+    if not folder.preflight.is_file():
+        return []
+    found = read_json(folder.preflight)
+    return [line for task in tasks if task in found for line in found[task]["warnings"]]

@@ -64,6 +64,7 @@ from distill.run_folder import Role, RunFolder, fit_name, read_json, write_json
 from distill.runs.cache import RECORD, CacheEntry
 from distill.runs.corpus import Corpus, name_of
 from distill.runs.metrics_log import MetricsLog
+from distill.runs.preflight import look_ahead
 from distill.tasks import Answer, Task, TaskData, write_predictions
 
 if TYPE_CHECKING:
@@ -239,11 +240,37 @@ class Workbench:
         train: TrainRecipe,
         teacher: Callable[[Student], AnyTeacher] | None,
     ) -> tuple[Student, dict[str, Any]]:
-        if fit.role == "student" and fit.seed == self.recipe.seeds[0]:
+        first = fit.role == "student" and fit.seed == self.recipe.seeds[0]
+        if first:
             self._say_size(student)
         log = MetricsLog(self.folder.metrics, fit.name)
+        engine = self._engine(fit, student, loss, train, teacher, log)
+        resumed = engine.resume()
+        if self.accelerator.is_main_process:
+            log.start_at(resumed)
+        if first and not resumed and self.recipe.preflight:
+            look_ahead(self, engine)
+        engine.run()
+        student.merge()  # what is scored is what is exported
+        # The accelerator holds on to every model and optimizer it prepared: let this fit's go.
+        self.accelerator.free_memory()
+        return student, {
+            "steps": engine.step_number,
+            "tokens": engine.tokens,
+            "provenance": student.start,
+        }
+
+    def _engine(
+        self,
+        fit: Fit,
+        student: Student,
+        loss: Total,
+        train: TrainRecipe,
+        teacher: Callable[[Student], Callable[[Batch], Any]] | None,
+        log: MetricsLog | None,
+    ) -> Engine:
         aligns = self.recipe.alignment is not None and fit.role != "teacher"
-        engine = Engine(
+        return Engine(
             student,
             loss,
             self._aligned(student)[0] if aligns else self._training_for(student),
@@ -258,18 +285,6 @@ class Workbench:
             progress=self.progress,
             accelerator=self.accelerator,
         )
-        resumed = engine.resume()
-        if self.accelerator.is_main_process:
-            log.start_at(resumed)
-        engine.run()
-        student.merge()  # what is scored is what is exported
-        # The accelerator holds on to every model and optimizer it prepared: let this fit's go.
-        self.accelerator.free_memory()
-        return student, {
-            "steps": engine.step_number,
-            "tokens": engine.tokens,
-            "provenance": student.start,
-        }
 
     def _say_size(self, student: Student) -> None:
         """The student's parameters, before anything is trained."""

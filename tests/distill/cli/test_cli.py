@@ -62,7 +62,7 @@ def test_the_commands_are_these_and_no_others():
         name: sorted(o for p in c.params for o in p.opts if o.startswith("--"))
         for name, c in commands.items()
     } == {
-        "check": ["--json", "--set"],
+        "check": ["--json", "--preflight", "--set"],
         "run": ["--json", "--out", "--set"],
         "cache": ["--json", "--out", "--set"],
         "report": ["--json"],

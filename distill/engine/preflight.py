@@ -23,6 +23,7 @@ import torch
 
 from distill.alignment import align_classes
 from distill.engine.batches import epoch_batches
+from distill.engine.engine import Engine, Work
 from distill.engine.token_differences import TokenDifferences
 from distill.errors import DataError, RecipeError
 from distill.losses import Labels
@@ -31,7 +32,6 @@ from distill.tasks import Answer, Example, Task, mean_score
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from distill.engine.engine import Engine
     from distill.models import DataSet
 
 SMALL_SHARE = 0.01  # of the gradient: a term below it hardly counts
@@ -459,7 +459,8 @@ def _term_means(
 ) -> dict[str, Tensor]:
     """Of one forward pass the mean of each term, times its weight: their sum is the loss that `Engine.step` takes."""
     means = {}
-    for part in engine._parts(micro):
+    # The data's own examples, also where a run would train on the student's texts at times.
+    for part in engine._parts(Work(engine.features, [micro], engine.loss, dict(whole)), micro):
         values = part.terms.evaluate(part.rows, engine.projections)
         for name, term in zip(part.terms.names, part.terms, strict=True):
             means[name] = part.rows.mean(term.weight * values[name][0], total_weight=whole[part.terms.names])

@@ -28,7 +28,7 @@ from distill.cache import (
 from distill.engine import Engine, predict
 from distill.engine.batches import Plan, total_steps
 from distill.engine.comparison import Aligned, Comparison, CrossAttention, Reduced
-from distill.engine.reading import Reader, Reading, reading_of
+from distill.engine.reading import Classifying, Reader, Reading, reading_of
 from distill.errors import MismatchError, ModelError
 from distill.evaluation import added, size, task_score
 from distill.losses import Ensemble, Labels, Total
@@ -633,9 +633,14 @@ class Workbench:
         # The training examples hold kept tokens only, so that both tokenizers cut them into the same pieces.
         if student.tokens and all(theirs.get(name) == student.tokens[token] for name, token in ours.items()):
             return student.tokens
+        advice = (
+            ""
+            if isinstance(self.reading, Classifying)
+            else "say how to align them (alignment: {kind: shared}), or "
+        )
         raise ModelError(
             "loss: a term compares student and teacher token by token, but they have different tokenizers; "
-            "say how to align them (alignment: {kind: shared}), or give the student the teacher's"
+            f"{advice}give the student the teacher's"
         )
 
     def write_caches(self) -> dict[str, CacheSummary]:

@@ -41,13 +41,16 @@ def _commit(root: Path) -> str | None:
     """The checkout's commit, read from .git; None for an installed wheel."""
     git = root / ".git"
     try:
+        if git.is_file():  # of a second working tree: where its own files are
+            git = root / git.read_text().removeprefix("gitdir:").strip()
         head = (git / "HEAD").read_text().strip()
         if not head.startswith("ref: "):
             return head
         reference = head.removeprefix("ref: ")
-        if (git / reference).is_file():
-            return (git / reference).read_text().strip()
-        for line in (git / "packed-refs").read_text().splitlines():
+        shared = git / (git / "commondir").read_text().strip() if (git / "commondir").is_file() else git
+        if (shared / reference).is_file():
+            return (shared / reference).read_text().strip()
+        for line in (shared / "packed-refs").read_text().splitlines():
             if line.endswith(f" {reference}"):
                 return line.split()[0]
     except OSError:

@@ -134,6 +134,10 @@ def shared_rows(
     beyond its tokens are left out. A divergence at the
     same temperature T is then exactly that of the two coarse-grained distributions, never more than the whole ones'.
 
+    The last column says the same on both sides only as far as the other tokens do. A tokenizer of long pieces gives most
+    of its probability to tokens that one of short pieces would begin with a shared token: there `match_rows` or
+    `chunk_rows` teaches better.
+
     Shapes: rows (N, C + 1), or (N, C) where neither side has another token. The label is the token's column.
     Units: `temperature` is the one of the loss that will compare the rows.
     """

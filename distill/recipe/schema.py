@@ -695,7 +695,8 @@ class AlignmentRecipe:
 
     Attributes:
         kind: "match" (the same token at the same place, over the tokens both have: MATCH of arXiv:2205.02340),
-            "shared" (the same with one more class for all other tokens: nothing is renormalised), "reduce" (the
+            "shared" (the same with one more class for all other tokens: nothing is renormalised; for vocabularies that
+            are much alike, since the other tokens of long and of short pieces mean different things), "reduce" (the
             student reads the teacher's tokens cut into its own pieces, and a token's logits are pooled from its pieces':
             REDUCE of that paper; encoders), "spans" (where both have read the same bytes, over all tokens of both: for
             sorted_transport and multi_level_transport; decoders), "chunks" (the probability of the shortest

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,16 +31,13 @@ from distill.alignment import (
 )
 from distill.errors import AlignmentError
 from distill.losses import Activations, ModelPair, PairedActivations, Rows, TokenStates
-from distill.models import Batch, DataSet, Prediction, SparsePrediction
+from distill.models import Batch, DataSet, MaskedTokens, Prediction, SparsePrediction
 from distill.models.sequences import batch_of, padded, padding_id
 from distill.recipe import AlignmentRecipe
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
-
-Model = Callable[[Batch], Prediction]
-Asked = Callable[[Batch], "Prediction | SparsePrediction"]
 
 
 def whole(said: Prediction | SparsePrediction) -> Tensor:
@@ -49,6 +47,27 @@ def whole(said: Prediction | SparsePrediction) -> Tensor:
             "a teacher of which only a few tokens a row are known cannot be aligned; keep: full"
         )
     return said.logits_NC
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One forward pass.
+
+    Attributes:
+        batch: the examples in the student's tokens, on its device.
+        epoch: of the batch.
+        said: what the student said of it.
+        student: asked again where the comparison needs it to read the text otherwise.
+        teacher: asked about the same examples in its own tokens.
+        models: both models' shapes, where a term looks inside.
+    """
+
+    batch: Batch
+    epoch: int
+    said: Prediction
+    student: Callable[[Batch], Prediction]
+    teacher: Callable[[Batch], Prediction | SparsePrediction]
+    models: ModelPair | None = None
 
 
 class Comparison(ABC):
@@ -72,25 +91,12 @@ class Comparison(ABC):
         """How many rows these examples make."""
 
     @abstractmethod
-    def rows(
-        self,
-        batch: Batch,
-        epoch: int,
-        student: Model,
-        said: Prediction,
-        teacher: Asked,
-        models: ModelPair | None,
-    ) -> Rows:
-        """The rows of a batch.
+    def rows(self, turn: Turn) -> Rows:
+        """The rows of a forward pass."""
 
-        Args:
-            batch: the examples in the student's tokens, on its device.
-            epoch: of the batch.
-            student: asked again where the comparison needs it to read the text otherwise.
-            said: what it said of the batch.
-            teacher: asked about the same examples in its own tokens.
-            models: both models' shapes, where a term looks inside.
-        """
+    def _read(self, turn: Turn) -> Batch:
+        """The examples of a forward pass in the teacher's tokens."""
+        return self.theirs.batch(turn.batch.index_B.tolist(), epoch=turn.epoch)
 
     def _counted(self, batch: Batch) -> CountedRows:
         assert batch.rows_BT is not None  # noqa: S101 - of a language model
@@ -125,34 +131,34 @@ class Aligned(Comparison):
         self.examples = examples
         self.wanted = wanted
         self.temperature = temperature
+        self._counts: dict[int, int] = {}
         self.surfaces = readers[0].surfaces, readers[1].surfaces
         self.vocabulary = SharedVocabulary.of(*self.surfaces)
 
     def rows_of(self, index: Sequence[int], epoch: int) -> int:
         """How many rows these examples make."""
+        if isinstance(self.own, MaskedTokens):  # hidden anew in every epoch
+            return self._count(index, epoch)
+        for number in index:
+            if number not in self._counts:
+                self._counts[number] = self._count([number], epoch)
+        return sum(self._counts[number] for number in index)
+
+    def _count(self, index: Sequence[int], epoch: int) -> int:
         return len(self._aligned(self.own.batch(index, epoch=epoch), self.theirs.batch(index, epoch=epoch)))
 
-    def rows(
-        self,
-        batch: Batch,
-        epoch: int,
-        student: Model,
-        said: Prediction,
-        teacher: Asked,
-        models: ModelPair | None,
-    ) -> Rows:
-        """The rows of a batch, see `Comparison.rows`."""
-        student_NV = said.logits_NC
-        read = self.theirs.batch(batch.index_B.tolist(), epoch=epoch)
-        aligned = self._aligned(batch, read).to(batch.index_B.device)
-        teacher_NW = whole(teacher(read.to(batch.index_B.device)))
+    def rows(self, turn: Turn) -> Rows:
+        """The rows of a forward pass."""
+        batch, read = turn.batch, self._read(turn)
+        device = batch.index_B.device
+        aligned = self._aligned(batch, read).to(device)
+        student_NV, teacher_NW = turn.said.logits_NC, whole(turn.teacher(read.to(device)))
         rows = {"weight_M": batch.weight_N, "group_M": batch.group_N}
         if self.wanted.kind == "chunks":
             words = None
             if self.wanted.word_boundaries:
                 own, theirs = (
-                    torch.from_numpy(surfaces.starts_word_V).to(student_NV.device)
-                    for surfaces in self.surfaces
+                    torch.from_numpy(surfaces.starts_word_V).to(device) for surfaces in self.surfaces
                 )
                 words = own, theirs
             return chunk_rows(
@@ -219,23 +225,15 @@ class Reduced(Comparison):
         """How many rows these examples make."""
         return len(self._split(self.theirs.batch(index, epoch=epoch))[1])
 
-    def rows(
-        self,
-        batch: Batch,
-        epoch: int,
-        student: Model,
-        said: Prediction,
-        teacher: Asked,
-        models: ModelPair | None,
-    ) -> Rows:
-        """The rows of a batch, see `Comparison.rows`: the student reads twice."""
-        device = batch.index_B.device
-        read = self.theirs.batch(batch.index_B.tolist(), epoch=epoch)
+    def rows(self, turn: Turn) -> Rows:
+        """The rows of a forward pass; the student reads twice."""
+        device, weight_N = turn.batch.index_B.device, turn.batch.weight_N
+        read = self._read(turn)
         pieces, split = self._split(read)
-        weight = float(batch.weight_N[0]) if len(batch.weight_N) else 1.0
+        weight = float(weight_N[0]) if len(weight_N) else 1.0  # of the whole pass
         return reduce_rows(
-            student(pieces.to(device)).logits_NC,
-            whole(teacher(read.to(device))),
+            turn.student(pieces.to(device)).logits_NC,
+            whole(turn.teacher(read.to(device))),
             split.to(device),
             self.vocabulary,
             how=self.wanted.pool,
@@ -283,18 +281,11 @@ class CrossAttention(Comparison):
         """The student's own rows."""
         return self.own.rows_of(index, epoch)
 
-    def rows(
-        self,
-        batch: Batch,
-        epoch: int,
-        student: Model,
-        said: Prediction,
-        teacher: Asked,
-        models: ModelPair | None,
-    ) -> Rows:
-        """The rows of a batch, see `Comparison.rows`."""
-        read = self.theirs.batch(batch.index_B.tolist(), epoch=epoch).to(batch.index_B.device)
-        taught = teacher(read)
+    def rows(self, turn: Turn) -> Rows:
+        """The rows of a forward pass."""
+        batch, said, models = turn.batch, turn.said, turn.models
+        read = self._read(turn).to(batch.index_B.device)
+        taught = turn.teacher(read)
         if isinstance(taught, SparsePrediction) or taught.activations is None or said.activations is None:
             raise AlignmentError(
                 "cross_attention needs a teacher that runs on every batch; leave teacher.cache out"

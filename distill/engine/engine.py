@@ -20,7 +20,7 @@ import torch
 from distill.alignment import SharedHead, align_activations, align_classes
 from distill.engine.batches import MicroBatch, Plan, check_groups, epoch_batches, total_steps
 from distill.engine.checkpoint import latest_checkpoint, save_checkpoint
-from distill.engine.comparison import Comparison, CrossAttention
+from distill.engine.comparison import Comparison, CrossAttention, Turn
 from distill.engine.optimizer import make_optimizer, optimizer_tensors, restore_optimizer
 from distill.engine.own_texts import OwnTexts
 from distill.engine.random_state import random_tensors, restore_random
@@ -180,7 +180,7 @@ class Engine:
         self._sums: dict[str, Tensor] = {}
         self._weights: dict[str, Tensor] = {}
         self._resumed = False
-        self._told_of_padding = False
+        self._head: SharedHead | None = None
 
     def _build_projections(self) -> torch.nn.ModuleDict:
         self.models: ModelPair | None = None
@@ -361,10 +361,8 @@ class Engine:
                 parts.append(Part(alone, own))
             if compared:
                 assert self._ask_teacher is not None  # noqa: S101 - was checked
-                rows = self.comparison.rows(
-                    batch, self.epoch, self.student, said, self._ask_teacher, self.models
-                )
-                parts.append(Part(compared, rows))
+                turn = Turn(batch, self.epoch, said, self.student, self._ask_teacher, self.models)
+                parts.append(Part(compared, self.comparison.rows(turn)))
         return parts
 
     def _rows(self, batch: Batch) -> Rows:
@@ -400,12 +398,11 @@ class Engine:
         """Both models' logits over the tokens of their one tokenizer, where their heads pad these differently."""
         if student_NV.shape[1] == teacher_NW.shape[1]:
             return student_NV, teacher_NW
-        tokens = max(self.student.tokenizer.get_vocab().values()) + 1
-        head = SharedHead(student_NV.shape[1], teacher_NW.shape[1], tokens)
-        if not self._told_of_padding:
-            self.progress.say(f"{self.owner.split('@')[0] or 'training'}: {head.describe()}")
-            self._told_of_padding = True
-        return student_NV[:, : head.columns], teacher_NW[:, : head.columns]
+        if self._head is None:
+            tokens = max(self.student.tokenizer.get_vocab().values()) + 1
+            self._head = SharedHead(student_NV.shape[1], teacher_NW.shape[1], tokens)
+            self.progress.say(f"{self.owner.split('@')[0] or 'training'}: {self._head.describe()}")
+        return student_NV[:, : self._head.columns], teacher_NW[:, : self._head.columns]
 
     @property
     def epoch(self) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -28,10 +28,11 @@ from distill.models import (
 )
 from distill.models.recording import unwrapped
 from distill.models.sequences import padded, padding_id
-from distill.recipe import Architecture
+from distill.recipe import Architecture, Recipe
 from distill.tasks import (
     PLAIN_TEXT,
     Answer,
+    EncodedCompletions,
     Example,
     Task,
     encode,
@@ -41,6 +42,8 @@ from distill.tasks import (
 )
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from tokenizers import Encoding
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
@@ -94,6 +97,21 @@ class Reading(ABC):
     ) -> Answers:
         """What a model in inference mode says of examples, on the device where it stands."""
 
+    @property
+    def speaks(self) -> bool:
+        """Whether the model predicts tokens, rather than classes or choices."""
+        return self.head not in ("classification", "multiple_choice")
+
+    def with_spans(
+        self, examples: Sequence[Example], reader: Reader, *, seed: int = 0
+    ) -> tuple[DataSet, list[TokenSpans]]:
+        """What `examples` returns, and of each of its texts the bytes that its tokens cover.
+
+        Raises:
+            ModelError: the model does not read tokens that could be aligned.
+        """
+        raise ModelError(f"{self.task.title}: a {self.head} model has no tokens to align")
+
     def together(
         self, examples: Sequence[Example], own: Student, theirs: Teacher | EnsembleTeacher, *, seed: int
     ) -> tuple[DataSet, DataSet, list[AlignedExample]]:
@@ -102,13 +120,9 @@ class Reading(ABC):
         Raises:
             ModelError: these models do not read tokens that could be aligned.
         """
-        pairs = zip(self.spans(examples, own), self.spans(examples, theirs), strict=True)
-        aligned = [align_spans(mine, other) for mine, other in pairs]
-        return self.examples(examples, own, seed=seed), self.examples(examples, theirs, seed=seed), aligned
-
-    def spans(self, examples: Sequence[Example], reader: Reader) -> list[TokenSpans]:
-        """Of each text of `examples(…)` the bytes that its tokens cover."""
-        raise ModelError(f"{self.task.title}: a {self.head} model has no tokens to align")
+        mine, my_spans = self.with_spans(examples, own, seed=seed)
+        other, their_spans = self.with_spans(examples, theirs, seed=seed)
+        return mine, other, [align_spans(*pair) for pair in zip(my_spans, their_spans, strict=True)]
 
 
 class Classifying(Reading):
@@ -162,16 +176,13 @@ class Completing(Reading):
 
     def examples(self, examples: Sequence[Example], reader: Reader, *, seed: int = 0) -> NextTokens:
         """One row a token of the right answer."""
-        encoded = encode_completions(
-            self.task, examples, reader.tokenizer, max_length=self.max_length, answers="gold", chat=self.chat
-        )
-        return NextTokens(encoded.input_ids, encoded.counted, reader.tokenizer, truncated=encoded.truncated)
+        return self._learnt(self._encoded(examples, reader, "gold"), reader)
 
-    def spans(self, examples: Sequence[Example], reader: Reader) -> list[TokenSpans]:
-        """The bytes of prompt and answer, without what was cut."""
-        encoded = encode_completions(
-            self.task, examples, reader.tokenizer, max_length=self.max_length, answers="gold", chat=self.chat
-        )
+    def with_spans(
+        self, examples: Sequence[Example], reader: Reader, *, seed: int = 0
+    ) -> tuple[NextTokens, list[TokenSpans]]:
+        """The right answers, and the bytes of prompt and answer without what was cut."""
+        encoded = self._encoded(examples, reader, "gold")
         tokens = TokenReader(reader.tokenizer)
         made = reader.tokenizer(encoded.texts, add_special_tokens=False, verbose=False).encodings or []
         found = []
@@ -180,15 +191,23 @@ class Completing(Reading):
             place[first + cut :] -= cut
             place[first : first + cut] = -1
             found.append(tokens.spans(encoding, SourceText(text))[0].moved(place))
-        return found
+        return self._learnt(encoded, reader), found
+
+    def _encoded(
+        self, examples: Sequence[Example], reader: Reader, answers: Literal["gold", "all"]
+    ) -> EncodedCompletions:
+        return encode_completions(
+            self.task, examples, reader.tokenizer, max_length=self.max_length, answers=answers, chat=self.chat
+        )
+
+    def _learnt(self, encoded: EncodedCompletions, reader: Reader) -> NextTokens:
+        return NextTokens(encoded.input_ids, encoded.counted, reader.tokenizer, truncated=encoded.truncated)
 
     def answer(
         self, examples: Sequence[Example], reader: Reader, progress: Progress | None = None
     ) -> Answers:
         """The answers' log-probabilities."""
-        encoded = encode_completions(
-            self.task, examples, reader.tokenizer, max_length=self.max_length, answers="all", chat=self.chat
-        )
+        encoded = self._encoded(examples, reader, "all")
         data = NextTokens(encoded.input_ids, encoded.counted, reader.tokenizer)
         likelihood_R, _ = token_likelihoods(
             reader, data, batch_size=self.batch_size, device=device_of(reader), progress=progress
@@ -219,8 +238,10 @@ class Writing(Reading):
             truncated=encoded.truncated,
         )
 
-    def spans(self, examples: Sequence[Example], reader: Reader) -> list[TokenSpans]:
-        """The bytes of the texts to be written."""
+    def with_spans(
+        self, examples: Sequence[Example], reader: Reader, *, seed: int = 0
+    ) -> tuple[TargetTokens, list[TokenSpans]]:
+        """The texts to be written, and their bytes."""
         asked = set(self.task.questions(examples))
         texts = [
             text
@@ -230,7 +251,8 @@ class Writing(Reading):
         ]
         tokens = TokenReader(reader.tokenizer)
         made = reader.tokenizer(texts, add_special_tokens=False, verbose=False).encodings or []
-        return [tokens.spans(one, SourceText(text))[0] for one, text in zip(made, texts, strict=True)]
+        spans = [tokens.spans(one, SourceText(text))[0] for one, text in zip(made, texts, strict=True)]
+        return self.examples(examples, reader, seed=seed), spans
 
     def answer(
         self, examples: Sequence[Example], reader: Reader, progress: Progress | None = None
@@ -293,39 +315,32 @@ class Predicting(Reading):
 
     def examples(self, examples: Sequence[Example], reader: Reader, *, seed: int = 0) -> DataSet:
         """One row a token that is predicted."""
-        return self._read(examples, reader.tokenizer, seed)[0]
+        return self._predicted(self._read(examples, reader), reader, seed)
 
     def answer(
         self, examples: Sequence[Example], reader: Reader, progress: Progress | None = None
     ) -> Answers:
         """Of each passage: log-likelihood, tokens and bytes of what was predicted."""
-        data, sizes = self._read(examples, reader.tokenizer, seed=0)
+        passages = self._read(examples, reader)
+        data = self._predicted(passages, reader, seed=0)
         likelihood_R, choice_R = token_likelihoods(
             reader, data, batch_size=self.batch_size, device=device_of(reader), progress=progress
         )
         said, at = [], 0
         for number, example in enumerate(examples):
-            rows = data.rows_of([number])
+            rows, sizes = data.rows_of([number]), passages.sizes(number)
             nats = float(likelihood_R[at : at + rows].double().sum())
-            size = sum(sizes[number][token] for token in data.predicted(number))
+            size = sum(sizes[token] for token in data.predicted(number))
             said.append(Answer(example.id, example.group, None, (nats, float(rows), float(size))))
             at += rows
         return Answers(said, data.truncated, choice_R)
 
-    def spans(self, examples: Sequence[Example], reader: Reader) -> list[TokenSpans]:
-        """The bytes of each passage, as far as it was read."""
-        tokens = TokenReader(reader.tokenizer)
-        texts = [example.texts[0][0] for example in examples]
-        made = reader.tokenizer(texts, verbose=False).encodings or []
-        found = []
-        for text, encoding in zip(texts, made, strict=True):
-            ids = encoding.ids
-            before = len(begin(ids, reader.tokenizer)) if not self.hides else 0
-            place = np.arange(len(ids)) + before
-            if before + len(ids) > self.max_length:
-                place[self.max_length - before - self._end(ids, reader.tokenizer) :] = -1
-            found.append(tokens.spans(encoding, SourceText(text))[0].moved(place))
-        return found
+    def with_spans(
+        self, examples: Sequence[Example], reader: Reader, *, seed: int = 0
+    ) -> tuple[DataSet, list[TokenSpans]]:
+        """The passages, and the bytes of each as far as it was read."""
+        passages = self._read(examples, reader)
+        return self._predicted(passages, reader, seed), passages.spans(reader)
 
     def together(
         self, examples: Sequence[Example], own: Student, theirs: Teacher | EnsembleTeacher, *, seed: int
@@ -333,50 +348,85 @@ class Predicting(Reading):
         """As `Reading.together`; from encoders the same bytes are hidden."""
         if not self.hides:
             return super().together(examples, own, theirs, seed=seed)
-        pairs = zip(self.spans(examples, own), self.spans(examples, theirs), strict=True)
-        aligned = [align_spans(mine, other) for mine, other in pairs]
-        units = (
-            [_places(each.student_first_G.tolist(), each.student_count_G.tolist()) for each in aligned],
-            [_places(each.teacher_first_G.tolist(), each.teacher_count_G.tolist()) for each in aligned],
+        mine, other = self._read(examples, own), self._read(examples, theirs)
+        aligned = [align_spans(*pair) for pair in zip(mine.spans(own), other.spans(theirs), strict=True)]
+        my_units = [_places(each.student_first_G.tolist(), each.student_count_G.tolist()) for each in aligned]
+        their_units = [
+            _places(each.teacher_first_G.tolist(), each.teacher_count_G.tolist()) for each in aligned
+        ]
+        return (
+            self._predicted(mine, own, seed, my_units),
+            self._predicted(other, theirs, seed, their_units),
+            aligned,
         )
-        mine, other = (
-            self._read(examples, reader.tokenizer, seed, hidden)[0]
-            for reader, hidden in zip((own, theirs), units, strict=True)
-        )
-        return mine, other, aligned
 
-    def _end(self, ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> int:
-        """Whether a text ends with a special token (BERT's [SEP]), which stays where the text is cut."""
-        return int(bool(ids) and ids[-1] in tokenizer.all_special_ids)
+    def _predicted(
+        self, passages: Passages, reader: Reader, seed: int, units: list[list[list[int]]] | None = None
+    ) -> MaskedTokens | NextTokens:
+        if self.hides:
+            return MaskedTokens(
+                passages.ids, reader.tokenizer, seed=seed, units=units, truncated=passages.truncated
+            )
+        return NextTokens(passages.ids, None, reader.tokenizer, truncated=passages.truncated)
 
-    def _read(
-        self,
-        examples: Sequence[Example],
-        tokenizer: PreTrainedTokenizerBase,
-        seed: int,
-        units: list[list[list[int]]] | None = None,
-    ) -> tuple[MaskedTokens | NextTokens, list[list[int]]]:
-        """The data set, and of each passage's tokens how many bytes of it they stand for."""
+    def _read(self, examples: Sequence[Example], reader: Reader) -> Passages:
+        tokenizer = reader.tokenizer
         if not tokenizer.is_fast:
             raise ModelError(
                 "plain text needs a fast tokenizer, which says where in the text its tokens stand"
             )
-        texts, sizes, truncated = [], [], 0
-        made = tokenizer(
-            [example.texts[0][0] for example in examples], return_offsets_mapping=True, verbose=False
-        )
-        for example, ids, spans in zip(examples, made["input_ids"], made["offset_mapping"], strict=True):
-            begun = begin(ids, tokenizer) if not self.hides else []
-            if len(begun) + len(ids) > self.max_length:
-                truncated += 1
-                end = ids[len(ids) - self._end(ids, tokenizer) :]
-                room = self.max_length - len(begun) - len(end)
-                ids, spans = [*ids[:room], *end], [*spans[:room], *[(0, 0)] * len(end)]
-            texts.append([*begun, *ids])
-            sizes.append([*[0] * len(begun), *bytes_of_tokens(example.texts[0][0], spans)])
-        if self.hides:
-            return MaskedTokens(texts, tokenizer, seed=seed, units=units, truncated=truncated), sizes
-        return NextTokens(texts, None, tokenizer, truncated=truncated), sizes
+        texts = [example.texts[0][0] for example in examples]
+        passages = Passages(texts, tokenizer(texts, verbose=False).encodings or [], [], [])
+        for encoding in passages.encodings:
+            ids = encoding.ids
+            begun = [] if self.hides else begin(ids, tokenizer)
+            place = np.arange(len(ids)) + len(begun)
+            excess = len(begun) + len(ids) - self.max_length
+            if excess > 0:
+                # What ends a text (BERT's [SEP]) stays where the model is used to it.
+                end = len(ids) - int(ids[-1] in tokenizer.all_special_ids)
+                place[end:] -= excess
+                place[end - excess : end] = -1
+            passages.ids.append([*begun, *(token for token, at in zip(ids, place, strict=True) if at >= 0)])
+            passages.places.append(place)
+        return passages
+
+
+@dataclass(frozen=True)
+class Passages:
+    """Passages of plain text as a model reads them.
+
+    Attributes:
+        texts: the passages.
+        encodings: what the tokenizer made of each.
+        ids: what the model reads: behind a token that begins a text, and cut at the model's length.
+        places: where each of an encoding's tokens stands in that; −1 where it was cut.
+    """
+
+    texts: list[str]
+    encodings: Sequence[Encoding]
+    ids: list[list[int]]
+    places: list[NDArray[np.int64]]
+
+    @property
+    def truncated(self) -> int:
+        """How many lost tokens."""
+        return sum(bool((place < 0).any()) for place in self.places)
+
+    def spans(self, reader: Reader) -> list[TokenSpans]:
+        """The bytes that each token covers."""
+        tokens = TokenReader(reader.tokenizer)
+        return [
+            tokens.spans(encoding, SourceText(text))[0].moved(place)
+            for text, encoding, place in zip(self.texts, self.encodings, self.places, strict=True)
+        ]
+
+    def sizes(self, number: int) -> list[int]:
+        """How many bytes of one passage each of its ids stands for; none for a token that begins or ends it."""
+        place = self.places[number]
+        kept = [span for span, at in zip(self.encodings[number].offsets, place, strict=True) if at >= 0]
+        begun = [0] * (len(self.ids[number]) - len(kept))
+        return [*begun, *bytes_of_tokens(self.texts[number], kept)]
 
 
 def _places(first_G: Sequence[int], count_G: Sequence[int]) -> list[list[int]]:
@@ -409,6 +459,17 @@ def bytes_of_tokens(text: str, spans: Sequence[tuple[int, int]]) -> list[int]:
         sizes.append(reached - done)
         done = reached
     return sizes
+
+
+def reading_for(recipe: Recipe, task: Task) -> Reading:
+    """How the models of a recipe read a task."""
+    return reading_of(
+        recipe.architecture,
+        task,
+        max_length=recipe.data.max_length,
+        batch_size=recipe.train.per_device_eval_batch_size,
+        chat=recipe.data.chat,
+    )
 
 
 def reading_of(

@@ -70,8 +70,7 @@ def _tried(bench: Workbench) -> Preflight:
     teacher: Callable[[Student], Callable[[Batch], Prediction]] | None = None
     if loss.needs_teacher:
         # Neither answers of the whole training set nor a cache of them: one batch does not need that.
-        speaks = bench.reading.head not in ("classification", "multiple_choice")
-        runs = speaks or loss.reads_activations
+        runs = bench.reading.speaks or loss.reads_activations
         teacher = bench._running_teacher if runs else lambda student: _asked(bench)
     fit = Fit("student", bench.task.name, seed, key="")
     train = recipe.train.for_task(bench.task.name)  # type: ignore[arg-type]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from distill.engine.reading import reading_of
+from distill.engine.reading import reading_for
 from distill.evaluation import latency, shareable
 from distill.models import Teacher
 from distill.models.adapter import weights_file
 from distill.models.loading import load_model, load_tokenizer
-from distill.models.source import find_model
-from distill.recipe import Recipe
+from distill.models.source import ModelSource, find_model
+from distill.recipe import Recipe, TaskName
 from distill.run_folder import RunFolder
 from distill.tasks import TASKS, TaskData
 
@@ -38,6 +38,14 @@ def data_facts(recipe: Recipe, data: dict[str, TaskData]) -> dict[str, Any]:
     }
 
 
+def teacher_files(recipe: Recipe, folder: RunFolder, task: TaskName, number: int) -> ModelSource:
+    """The files of a teacher that knows a task: those of the run, or those that the recipe names."""
+    part = recipe.teacher.parts[number]
+    if part.train is None:
+        return find_model(part.for_task(task), part.revision)
+    return find_model(str(folder.model("teacher", task, number if recipe.teacher.members else None)))
+
+
 def measurements(
     recipe: Recipe, folder: RunFolder, data: dict[str, TaskData], device: torch.device
 ) -> dict[str, Any]:
@@ -49,20 +57,12 @@ def measurements(
 
     first = recipe.data.tasks[0]
     task = TASKS[first]
-    reading = reading_of(
-        recipe.architecture,
-        task,
-        max_length=recipe.data.max_length,
-        batch_size=recipe.train.per_device_eval_batch_size,
-        chat=recipe.data.chat,
-    )
-    sources = {"student": find_model(str(folder.model("student", first)))}
+    reading = reading_for(recipe, task)
     parts = recipe.teacher.parts
-    for number, part in enumerate(parts):
-        member = number if len(parts) > 1 else None
-        tuned = part.train is not None
-        name = str(folder.model("teacher", first, member)) if tuned else part.for_task(first)
-        sources[f"teacher{number}"] = find_model(name, None if tuned else part.revision)
+    sources = {
+        f"teacher{number}": teacher_files(recipe, folder, first, number) for number in range(len(parts))
+    }
+    sources["student"] = find_model(str(folder.model("student", first)))
 
     def taking_turns(*roles: str) -> dict[str, dict[str, float]]:
         models, features = {}, {}

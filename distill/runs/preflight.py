@@ -78,7 +78,7 @@ def measure(
 
 def _differences(bench: Workbench, engine: Engine) -> TokenDifferences:
     student, running = engine.student, bench._running
-    speaks = bench.reading.head not in ("classification", "multiple_choice")
+    speaks = bench.reading.speaks
     if isinstance(running, EnsembleTeacher):
         running = running.members[0]
     return TokenDifferences(

@@ -28,7 +28,7 @@ from distill.cache import (
 from distill.engine import Engine, predict
 from distill.engine.batches import Plan, total_steps
 from distill.engine.comparison import Aligned, Comparison, CrossAttention, Reduced
-from distill.engine.reading import Classifying, Reader, Reading, reading_of
+from distill.engine.reading import Reader, reading_for
 from distill.errors import MismatchError, ModelError
 from distill.evaluation import added, size, task_score
 from distill.losses import Ensemble, Labels, Total
@@ -63,9 +63,10 @@ from distill.recipe.schema import SPARSE_COUNTS
 from distill.run_folder import Role, RunFolder, fit_name, read_json, write_json
 from distill.runs.cache import RECORD, CacheEntry
 from distill.runs.corpus import Corpus, name_of
+from distill.runs.facts import teacher_files
 from distill.runs.metrics_log import MetricsLog
 from distill.runs.preflight import look_ahead
-from distill.tasks import Answer, Task, TaskData, write_predictions
+from distill.tasks import PLAIN_TEXT, Answer, Task, TaskData, write_predictions
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -130,7 +131,7 @@ class Workbench:
         self.training = self.task.training_examples(
             data.train, negatives=recipe.data.negatives, seed=recipe.data.seed
         )
-        self.reading = self._reading_of(self.task)
+        self.reading = reading_for(recipe, self.task)
         self._features: dict[str, DataSet] = {}
         self._remembered: RememberedTeacher | None = None
         self._running: Teacher | EnsembleTeacher | None = None
@@ -300,7 +301,7 @@ class Workbench:
         outcome, truncated = "", {}
         for data in [self.data, *self.diagnostics]:
             name = data.task.name
-            said = self._reading_of(data.task).answer(data.validation, made)
+            said = reading_for(self.recipe, data.task).answer(data.validation, made)
             truncated[name] = said.truncated
             if self.accelerator.is_main_process:
                 answers = said.answers
@@ -375,7 +376,7 @@ class Workbench:
         }
 
     def _keeps_choices(self, fit: Fit) -> bool:
-        return fit.role == "teacher" and fit.task == "text"
+        return fit.role == "teacher" and self.task is PLAIN_TEXT
 
     def _folder_of(self, fit: Fit) -> Path:
         return self.folder.model(fit.role, fit.task, fit.member)
@@ -416,11 +417,7 @@ class Workbench:
 
     def _files(self, number: int) -> ModelSource:
         """The files of a teacher that knows the task."""
-        if self.parts[number].train is None:
-            return self._source(self.parts[number])
-        return find_model(
-            str(self.folder.model("teacher", self.task.name, number if self.ensemble else None))
-        )
+        return teacher_files(self.recipe, self.folder, self.task.name, number)  # type: ignore[arg-type]
 
     def _take_teacher(self, fit: Fit, number: int) -> tuple[Teacher, dict[str, Any]]:
         self.progress.begin(fit.name, 1)
@@ -605,8 +602,8 @@ class Workbench:
             return self._cached_teacher
         if self.recipe.teacher.alone:
             return lambda student: EachAlone(self._running_teacher(student))
-        speaks = self.reading.head not in ("classification", "multiple_choice")
-        return self._running_teacher if loss.reads_activations or speaks else self._remembering_teacher
+        runs = self.reading.speaks or loss.reads_activations
+        return self._running_teacher if runs else self._remembering_teacher
 
     def _running_teacher(self, student: Student) -> Teacher | EnsembleTeacher:
         """The teacher itself, for losses that compare it with the student token by token.
@@ -633,11 +630,7 @@ class Workbench:
         # The training examples hold kept tokens only, so that both tokenizers cut them into the same pieces.
         if student.tokens and all(theirs.get(name) == student.tokens[token] for name, token in ours.items()):
             return student.tokens
-        advice = (
-            ""
-            if isinstance(self.reading, Classifying)
-            else "say how to align them (alignment: {kind: shared}), or "
-        )
+        advice = "say how to align them (alignment: {kind: match}), or " if self.reading.speaks else ""
         raise ModelError(
             "loss: a term compares student and teacher token by token, but they have different tokenizers; "
             f"{advice}give the student the teacher's"
@@ -747,15 +740,6 @@ class Workbench:
         return logits_NC
 
     # Data.
-
-    def _reading_of(self, task: Task) -> Reading:
-        return reading_of(
-            self.recipe.architecture,
-            task,
-            max_length=self.recipe.data.max_length,
-            batch_size=self.recipe.train.per_device_eval_batch_size,
-            chat=self.recipe.data.chat,
-        )
 
     def _training_for(self, reader: Student | Teacher) -> DataSet:
         """The training examples in a model's tokens."""

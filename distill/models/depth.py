@@ -156,7 +156,6 @@ def watch_layers(
     """
     stacks = layer_stacks(model)
     real: dict[str, Tensor] = {}
-    tokens = {stack.part: 0 for stack in stacks}
 
     def record(stack: Stack, layer: int, module: Any, args: Any, kwargs: Any, output: Any) -> None:
         before_BTH = args[0] if args else kwargs["hidden_states"]
@@ -168,15 +167,34 @@ def watch_layers(
             for layer, block in enumerate(stack.layers):
                 hook = block.register_forward_hook(partial(record, stack, layer), with_kwargs=True)
                 hooks.callback(hook.remove)
-        model.train(mode=False)
-        for batch in batches:
-            inputs = texts_of(batch, model)
-            real |= {stack.part: real_tokens(inputs, stack.part, model) for stack in stacks}
-            for part in tokens:
-                tokens[part] += int(real[part].sum())
-            model.base_model(**inputs)
+        return read_texts(model, batches, real)
+
+
+def read_texts(model: PreTrainedModel, batches: Iterable[Batch], real: dict[str, Tensor]) -> dict[str, int]:
+    """Run a model over texts for the sake of the hooks on it.
+
+    Args:
+        model: put into inference mode.
+        batches: the texts.
+        real: filled, before each of them is read, with the positions [B, T] of each stack that are tokens.
+
+    Returns:
+        How many tokens each stack has read.
+
+    Raises:
+        ModelError: there were none.
+    """
+    stacks = layer_stacks(model)
+    tokens = {stack.part: 0 for stack in stacks}
+    model.train(mode=False)
+    for batch in batches:
+        inputs = texts_of(batch, model)
+        real |= {stack.part: real_tokens(inputs, stack.part, model) for stack in stacks}
+        for part in tokens:
+            tokens[part] += int(real[part].sum())
+        model.base_model(**inputs)
     if not all(tokens.values()):
-        raise ModelError(f"{FIELD}: no text to measure layers on")
+        raise ModelError(f"{FIELD}: no text to measure on")
     return tokens
 
 

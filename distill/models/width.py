@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from distill.errors import ModelError
-from distill.models.depth import real_tokens, texts_of
+from distill.models.depth import read_texts
 from distill.models.layers import FIELD, Stack, layer_stacks
 from distill.models.loading import rebuilt
 from distill.recipe.shape import Sizes, narrowed, width_mistakes
@@ -165,9 +165,8 @@ def measure_activity(model: PreTrainedModel, batches: Iterable[Batch]) -> Activi
     head_LA = torch.zeros(layers, sizes.heads, dtype=torch.float64)
     neuron_LI = torch.zeros(layers, sizes.neurons, dtype=torch.float64)
     real: dict[str, Tensor] = {}
-    tokens = {stack.part: 0 for stack in stacks}
-    norms: dict[str, int] = dict.fromkeys(tokens, 0)
-    channels = {part: torch.zeros_like(channel_H) for part in tokens}
+    norms = {stack.part: 0 for stack in stacks}
+    channels = {stack.part: torch.zeros_like(channel_H) for stack in stacks}
 
     def magnitude(activation_NH: Tensor) -> Tensor:
         return activation_NH.abs()
@@ -203,15 +202,7 @@ def measure_activity(model: PreTrainedModel, batches: Iterable[Batch]) -> Activi
                     elif NEURONS_OUTPUT.search(name):
                         hooks.callback(input_of(module, stack.part, neuron_LI[layer], magnitude).remove)
             first += len(stack.layers)
-        model.train(mode=False)
-        for batch in batches:
-            inputs = texts_of(batch, model)
-            real |= {stack.part: real_tokens(inputs, stack.part, model) for stack in stacks}
-            for part in tokens:
-                tokens[part] += int(real[part].sum())
-            model.base_model(**inputs)
-    if not all(tokens.values()):
-        raise ModelError(f"{FIELD}: no text to measure activations on")
+        tokens = read_texts(model, batches, real)
     first = 0
     for stack in stacks:
         channel_H += channels[stack.part] / (tokens[stack.part] * sum(norms.values()))

@@ -47,7 +47,10 @@ def _describe(part: dict[str, Any], owner: type) -> None:
     """The first paragraph of the docstring for the mapping, its Attributes for the keys."""
     text = inspect.getdoc(owner) or ""
     part["description"] = " ".join(text.split("\n\n")[0].split())
-    attributes = re.split(r"\n\S", text.partition("Attributes:\n")[2])[0]
-    for name, said in re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", attributes, flags=re.MULTILINE):
-        if name in part.get("properties", {}):
-            part["properties"][name]["description"] = " ".join(said.split())
+    # A key that a recipe's dataclass inherits is described in the one it comes from.
+    inherited = [base for base in reversed(owner.__mro__) if base.__module__ == schema.__name__]
+    for each in dict.fromkeys((*inherited, owner)):
+        attributes = re.split(r"\n\S", (inspect.getdoc(each) or "").partition("Attributes:\n")[2])[0]
+        for name, said in re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", attributes, flags=re.MULTILINE):
+            if name in part.get("properties", {}):
+                part["properties"][name]["description"] = " ".join(said.split())

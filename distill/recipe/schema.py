@@ -403,17 +403,9 @@ class CacheRecipe:
 class TeacherRecipe(MemberRecipe):
     """The model to learn from, or several: one of `model`, `config` and `members`.
 
+    The keys of a member are this recipe's too.
+
     Attributes:
-        model: A transformers model: "package:NAME" (a model shipped as the installed package NAME), a folder,
-            or a Hugging Face Hub id. With "{task}" in it: a fine-tuned model for each task.
-        revision: The Hub model's git revision. Default: the newest, recorded in the run.
-        config: A transformers configuration for a teacher from scratch, with its model_type; needs `train`.
-        tokenizer: Of a teacher from scratch: "package:NAME", a folder, a Hub id, or {train: 8000}, a new one made
-            from the training texts. Only with, and required by, `config`.
-        train: Fine-tune it on each task first. Default: it is already fine-tuned.
-        seed: Of a new head's or model's weights and of the order of its training. Default: the first of `seeds`.
-        precision: Of its weights while it teaches: "fp32", "bf16", "int8" (CUDA with bitsandbytes) or "auto" (bf16 on
-            GPUs that compute in it, else fp32). Its log-probabilities are float32 in any case. Default "auto".
         members: Several teachers with one tokenizer, each with model or config; the student learns from their mean,
             and `from_teacher` cuts it from the first.
         mean: Of several teachers' "probabilities" (what one finds likely is likely; at the temperature of the loss)

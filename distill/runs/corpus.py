@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from distill.models import smaller_tokenizer
+from distill.models import smaller_tokenizer, train_tokenizer
 from distill.recipe import StudentVocabulary
 from distill.tasks import PLAIN_TEXT, TaskData
 from distill.tasks.completions import chat_frame
@@ -40,6 +40,7 @@ class Corpus:
         self._data = data
         self._tokens: dict[str, frozenset[int]] = {}
         self._tokenizers: dict[tuple[str, int], PreTrainedTokenizerBase] = {}
+        self._new: dict[int, PreTrainedTokenizerBase] = {}
         cut = recipe.student.from_teacher
         wanted = cut.vocabulary if cut is not None else None
         path = wanted.texts if isinstance(wanted, StudentVocabulary) else None
@@ -70,13 +71,19 @@ class Corpus:
             self._tokenizers[name] = smaller_tokenizer(teacher, [*self._texts(teacher), *lines], size)
         return self._tokenizers[name]
 
-    def _texts(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-        """Every text once."""
+    def new_tokenizer(self, size: int) -> PreTrainedTokenizerBase:
+        """A tokenizer made from these texts alone, for models that start from a config."""
+        if size not in self._new:
+            self._new[size] = train_tokenizer(self._texts(None), size)
+        return self._new[size]
+
+    def _texts(self, tokenizer: PreTrainedTokenizerBase | None) -> list[str]:
+        """Every text once, in the chat frame of a tokenizer that has one."""
         return list(dict.fromkeys(text for text in self._all_texts(tokenizer) if text))
 
-    def _all_texts(self, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+    def _all_texts(self, tokenizer: PreTrainedTokenizerBase | None) -> Iterator[str]:
         wanted = self._recipe.data
-        head, tail = chat_frame(tokenizer) if wanted.chat else ("", "")
+        head, tail = chat_frame(tokenizer) if wanted.chat and tokenizer is not None else ("", "")
         for data in self._data:
             task = data.task
             for example in task.training_examples(data.train, negatives=wanted.negatives, seed=wanted.seed):

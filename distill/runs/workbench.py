@@ -50,14 +50,21 @@ from distill.models import (
     needed_tokens,
     parameter_budget,
     refit_before_dropped,
-    train_tokenizer,
 )
 from distill.models.adapter import adapter_config
 from distill.models.loading import load_model, load_tokenizer, whole_config
 from distill.models.source import is_model
 from distill.models.teacher import weights_precision
 from distill.models.width import check_width
-from distill.recipe import FromTeacher, MemberRecipe, NewTokenizer, Recipe, StudentVocabulary, TrainRecipe
+from distill.recipe import (
+    FromTeacher,
+    MemberRecipe,
+    NewTokenizer,
+    Recipe,
+    StudentRecipe,
+    StudentVocabulary,
+    TrainRecipe,
+)
 from distill.recipe.budget import fitted
 from distill.recipe.schema import SPARSE_COUNTS
 from distill.run_folder import Role, RunFolder, fit_name, read_json, write_json
@@ -475,8 +482,7 @@ class Workbench:
             raise ModelError(
                 "tokenizer: a new one is for decoders, which need no special tokens; name a tokenizer"
             )
-        texts = dict.fromkeys(text for e in self.training for pair in e.texts for text in pair if text)
-        return train_tokenizer(texts, wanted.train)
+        return self.corpus.new_tokenizer(wanted.train)
 
     def _new_student(self, seed: int) -> Student:
         student, adapter = self._new_whole_student(seed), self.recipe.student.adapter
@@ -592,10 +598,10 @@ class Workbench:
         least = wanted.at_least if isinstance(wanted, StudentVocabulary) else None
         return {"used_tokens": self.corpus.tokens(theirs), "at_least": least or 0}
 
-    @property
-    def _changes_vocabulary(self) -> bool:
-        wanted = self.recipe.student.from_teacher
-        return wanted is not None and wanted.vocabulary != "teacher"
+    def _reads_corpus(self, start: MemberRecipe | StudentRecipe) -> bool:
+        """Whether the training texts of all tasks decide a model's tokens."""
+        cut = start.from_teacher if isinstance(start, StudentRecipe) else None
+        return isinstance(start.tokenizer, NewTokenizer) or (cut is not None and cut.vocabulary != "teacher")
 
     def _teacher_for(self, loss: Total) -> Callable[[Student], AnyTeacher]:
         if self.recipe.teacher.cache is not None:
@@ -837,6 +843,16 @@ class Workbench:
         if role != "teacher" and wanted.model is not None:
             start = find_model(wanted.model, wanted.revision).digest, start
         asked = self.parts if part is None else (part,)
+        # A student may take its tokens from the teacher's.
+        started: tuple[MemberRecipe | StudentRecipe, ...] = (
+            asked if role == "teacher" else (*self.parts, wanted)
+        )
+        aligned: Any = None
+        if self.recipe.alignment is not None and role == "student":
+            aligned = asdict(self.recipe.alignment)
+        elif self.recipe.alignment is not None and role == "baseline":
+            # What is hidden from an encoder is then what both models read as a whole; a decoder reads as ever.
+            aligned = self.recipe.architecture == "encoder"
         # A teacher that is trained here is trained in float32, whatever it teaches in.
         teaches = role != "baseline" and (part is None or part.train is None)
         facts = {
@@ -848,13 +864,11 @@ class Workbench:
             "teacher_model": self._origin(part or self.parts[0]),
             "student": start,
             "precision": [each.precision for each in asked] if teaches else None,
-            "corpus": self.corpus.digests if role != "teacher" and self._changes_vocabulary else None,
+            "corpus": self.corpus.digests if any(self._reads_corpus(start) for start in started) else None,
             "data": self.data.sha256,
             "diagnostics": [data.sha256 for data in self.diagnostics],
             "architecture": self.recipe.architecture,
-            "alignment": None
-            if self.recipe.alignment is None or role == "teacher"
-            else asdict(self.recipe.alignment),
+            "alignment": aligned,
             "max_length": self.recipe.data.max_length,
             "chat": self.recipe.data.chat,
             "negatives": self.recipe.data.negatives,

@@ -160,7 +160,7 @@ def test_too_few_tokens_for_linearity_are_refused():
         ModelError, match=r"choose: linearity needs 240 tokens of .* found 21; take block_influence"
     ):
         linearity(model, [texts(model)])
-    with pytest.raises(ModelError, match="no text to measure layers on"):
+    with pytest.raises(ModelError, match="no text to measure on"):
         block_influence(model, [])
 
 

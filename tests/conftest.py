@@ -60,23 +60,15 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory, minilm_folder: Path) -> 
 
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Llama of 3 layers and 32 dimensions with random weights and a byte-level BPE of some 400 tokens."""
+    """A Llama of 3 layers and 32 dimensions with random weights and a byte-level BPE of 400 tokens."""
     import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from distill.models import train_tokenizer
 
     folder = tmp_path_factory.mktemp("models") / "tiny-llama"
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=["<s>", "</s>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    backend.train_from_iterator([(ROOT / "README.md").read_text(encoding="utf-8")], trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
+    # A text that stays as it is.
+    tokenizer = train_tokenizer([(ROOT / "LICENSE").read_text(encoding="utf-8")], 400)
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer),

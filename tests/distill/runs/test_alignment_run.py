@@ -9,7 +9,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from distill.alignment import TokenReader
 from distill.engine import Engine
+from distill.engine.comparison import Aligned
+from distill.engine.reading import reading_of
 from distill.losses import DualSpace, ForwardKL, HiddenStates, Labels, Loss, SortedTransport, Total
 from distill.models import NextTokens, Student, Teacher, train_tokenizer
 from distill.progress import Silent
@@ -28,7 +31,7 @@ from distill.recipe import (
 )
 from distill.recipe.wording import FieldMistakes
 from distill.runs import run
-from distill.tasks import read_predictions
+from distill.tasks import PLAIN_TEXT, read_predictions
 
 TRAIN = TrainRecipe(max_steps=4, learning_rate=1e-3, per_device_train_batch_size=8)
 LLAMA = {
@@ -107,6 +110,56 @@ def test_an_encoder_learns_hidden_tokens_from_one_with_other_tokens(
     )
     report = run(wanted, tmp_path / "run").data
     assert report["student"]["score"]["mean"] > 0
+
+
+def test_a_step_compares_what_a_loop_over_the_text_compares(tiny_llama: Path):
+    """MATCH, from the strings of the tokens alone: the same token over the same letters, softmax over common tokens."""
+    texts = ["The Licensor grants you a copyright license to reproduce the Work.", "Any Contribution, too!"]
+    theirs = AutoTokenizer.from_pretrained(tiny_llama)
+    ours = train_tokenizer(["a license to copy the work, and the works of the licensor"] * 9, 330)
+    torch.manual_seed(1)
+    sizes = {key: value for key, value in LLAMA.items() if key != "model_type"}
+    student = Student(LlamaForCausalLM(LlamaConfig(**sizes, vocab_size=len(ours))), ours)
+    teacher = Teacher(AutoModelForCausalLM.from_pretrained(tiny_llama), theirs)
+    for model in (student.model, teacher.model):
+        torch.nn.init.normal_(model.lm_head.weight)  # opinions strong enough to tell positions apart
+    examples = PLAIN_TEXT.examples([{"text": text} for text in texts])
+
+    common = [name for name in ours.get_vocab() if name in theirs.get_vocab()]
+    columns = [[vocabulary[name] for name in common] for vocabulary in (ours.get_vocab(), theirs.get_vocab())]
+    expected = []
+    for text in texts:
+        sides = []
+        for reader, kept in zip((student, teacher), columns, strict=True):
+            ids = reader.tokenizer(text)["input_ids"]
+            with torch.no_grad():
+                logits = reader.model(torch.tensor([[reader.tokenizer.bos_token_id, *ids]])).logits[0]
+            end, found = 0, {}
+            for place, name in enumerate(reader.tokenizer.convert_ids_to_tokens(ids)):
+                end += len(name)  # all ASCII: a letter of the name is a byte
+                found[end, name] = logits[place, kept].log_softmax(-1)
+            sides.append(found)
+        for where in sides[0].keys() & sides[1].keys():
+            q, p = sides[0][where], sides[1][where]
+            expected.append(float((p.exp() * (p - q)).sum()))
+    assert len(expected) > 10
+
+    reading = reading_of("decoder", PLAIN_TEXT, max_length=128, batch_size=2)
+    own, other, aligned = reading.together(examples, student, teacher, seed=0)
+    comparison = Aligned(
+        own,
+        other,
+        aligned,
+        shift=1,
+        readers=(TokenReader(ours), TokenReader(theirs)),
+        wanted=AlignmentRecipe(kind="match"),
+        temperature=1.0,
+    )
+    assert comparison.rows_of([0, 1], 0) == len(expected)
+    lines: list[dict[str, float]] = []
+    train = TrainRecipe(max_steps=1, logging_steps=1, per_device_train_batch_size=2)
+    Engine(student, ForwardKL(), own, train, teacher=teacher, comparison=comparison, log=lines.append).run()
+    assert lines[0]["loss/forward_kl"] == pytest.approx(sum(expected) / len(expected), rel=1e-4)
 
 
 def test_tasks_are_learnt_from_a_decoder_with_other_tokens(tiny_llama: Path, corpus: Path, tmp_path: Path):

@@ -66,6 +66,17 @@ def shapes(arguments: argparse.Namespace) -> Iterator[tuple[str, distill.Recipe]
         )
 
 
+def wikitext(arguments: argparse.Namespace, **fields: int) -> distill.DataRecipe:
+    """WikiText-2's valid split to learn from, its test split to be scored on."""
+    folder = arguments.data / "corpora"
+    return distill.DataRecipe(
+        source="text",
+        path=str(folder / "en_wikitext2_valid.txt"),
+        validation=str(folder / "en_wikitext2_test.txt"),
+        **fields,  # type: ignore[arg-type]
+    )
+
+
 def llama(width: int, layers: int) -> dict[str, str | int]:
     """A small Llama."""
     return {
@@ -100,10 +111,8 @@ def ensemble(arguments: argparse.Namespace) -> Iterator[tuple[str, distill.Recip
             distill.Recipe(
                 name=f"ensemble-{config['hidden_size']}",
                 architecture="decoder",
-                data=distill.DataRecipe(
-                    source="text",
-                    path=str(arguments.data / "corpora" / "en_wikitext2_valid.txt"),
-                    validation=str(arguments.data / "corpora" / "en_wikitext2_test.txt"),
+                data=wikitext(
+                    arguments,
                     validation_examples=400,
                     max_length=160,
                     characters=400,
@@ -130,10 +139,8 @@ def tokenizers(arguments: argparse.Namespace) -> Iterator[tuple[str, distill.Rec
             distill.Recipe(
                 name=f"tokenizers-{kind}",
                 architecture="decoder",
-                data=distill.DataRecipe(
-                    source="text",
-                    path=str(arguments.data / "corpora" / "en_wikitext2_valid.txt"),
-                    validation=str(arguments.data / "corpora" / "en_wikitext2_test.txt"),
+                data=wikitext(
+                    arguments,
                     validation_examples=100,
                     train_examples=480,
                     max_length=200,
@@ -159,10 +166,8 @@ def pruned(arguments: argparse.Namespace) -> Iterator[tuple[str, distill.Recipe]
             distill.Recipe(
                 name=f"pruned-{dropped}".replace("_", "-"),
                 architecture="decoder",
-                data=distill.DataRecipe(
-                    source="text",
-                    path=str(arguments.data / "corpora" / "en_wikitext2_valid.txt"),
-                    validation=str(arguments.data / "corpora" / "en_wikitext2_test.txt"),
+                data=wikitext(
+                    arguments,
                     train_examples=160,
                     validation_examples=60,
                     max_length=96,

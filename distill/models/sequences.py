@@ -166,6 +166,7 @@ class MaskedTokens:
         self.seed = seed
         self.lengths = [len(ids) for ids in texts]
         self.truncated = truncated
+        self._one_by_one = units is None
         if units is None:
             units = [[[at] for at, token in enumerate(ids) if token not in special] for ids in texts]
         self._units = units
@@ -179,6 +180,8 @@ class MaskedTokens:
 
     def rows_of(self, index: Sequence[int], epoch: int = 0) -> int:
         """The tokens hidden in these texts."""
+        if self._one_by_one:
+            return sum(self._draws[i] for i in index)
         return sum(len(self.predicted(i, epoch)) for i in index)
 
     def predicted(self, index: int, epoch: int = 0) -> list[int]:

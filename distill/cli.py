@@ -259,6 +259,8 @@ def main() -> NoReturn:
 
 def _main() -> int:
     signal.signal(signal.SIGTERM, _stop)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not ignored by who started us
+        signal.signal(signal.SIGINT, _stop)
     try:
         code = app(standalone_mode=False)
     except RecipeError as error:
@@ -296,9 +298,53 @@ def _main() -> int:
     return code if isinstance(code, int) else 0
 
 
+# The signal that asked this process to stop.
+_asked_by: int | None = None
+
+
 def _stop(number: int, frame: object) -> None:
-    _print(STOPPED, to_stderr=True)
+    global _asked_by
+    if _asked_by is None and number != signal.SIGINT:
+        _print(STOPPED, to_stderr=True)
+    _asked_by = number
+    _leave(number)
+
+
+def _leave(number: int) -> NoReturn:
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
     sys.exit(128 + number)
+
+
+class _Stopping:
+    """A progress that also ends the work once a signal has asked for it.
+
+    The handler raises, but Python ignores what is raised while it destroys an object, and so may a library's hook:
+    the next step then notices that the signal has come.
+    """
+
+    def __init__(self, progress: Progress):
+        self._progress = progress
+
+    def begin(self, what: str, total: int, done: int = 0) -> None:
+        self._check()
+        self._progress.begin(what, total, done)
+
+    def advance(self, done: int, detail: str = "") -> None:
+        self._check()
+        self._progress.advance(done, detail)
+
+    def end(self, outcome: str = "") -> None:
+        self._check()
+        self._progress.end(outcome)
+
+    def say(self, line: str) -> None:
+        self._check()
+        self._progress.say(line)
+
+    def _check(self) -> None:
+        if _asked_by is not None:
+            _leave(_asked_by)
 
 
 def _read(recipe: str, overrides: list[str] | None) -> Any:
@@ -311,12 +357,12 @@ def _progress(*, quiet: bool) -> Progress:
     from distill.progress import Bars, Lines, Silent
 
     if quiet:
-        return Silent()
+        return _Stopping(Silent())
     if not sys.stderr.isatty():
-        return Lines()
+        return _Stopping(Lines())
     from rich.console import Console
 
-    return Bars(Console(stderr=True))
+    return _Stopping(Bars(Console(stderr=True)))
 
 
 def _show_report(found: Any, as_json: bool) -> None:

@@ -327,6 +327,38 @@ def test_a_loss_that_cannot_be_imported_exits_2(somebodys_losses, distill, named
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_that_comes_while_an_object_is_destroyed_stops_the_run_all_the_same(
+    small, tmp_path, number, code
+):
+    """Python ignores an exception there: the handler's is lost."""
+    script = (
+        "import os, sys, weakref\n"
+        "import distill.cli, distill.engine.engine as engine\n"
+        "step = engine.Engine.step\n"
+        "class Thing:\n"
+        f"    def __del__(self): os.kill(os.getpid(), {int(number)})\n"
+        "def stepping(self, batch):\n"
+        "    thing = Thing()\n"
+        "    del thing\n"
+        "    return step(self, batch)\n"
+        "engine.Engine.step = stepping\n"
+        f"sys.argv = ['distill', 'run', {str(small)!r}, '--out', {str(tmp_path / 'run')!r}]\n"
+        "distill.cli.main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=120,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert done.returncode == code
+    assert done.stderr.count("the same command continues") == 1
+    assert not (tmp_path / "run" / "fits").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_run_says_how_to_continue_and_does(small, tmp_path, distill, number, code):
     command = [sys.executable, "-m", "distill", "run", str(small), "--out", str(tmp_path / "run")]
     running = subprocess.Popen(

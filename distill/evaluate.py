@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from distill.progress import Progress, Silent
 from distill.recipe import Architecture
-from distill.recipe.schema import CHARACTERS_A_TOKEN
+from distill.recipe.data import CHARACTERS_A_TOKEN
 from distill.tasks import (
     DIAGNOSTICS,
     PLAIN_TEXT,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from distill.losses import most_likely, sampled
-from distill.recipe.schema import UINT16, bytes_of_row
+from distill.recipe.predictions import UINT16, bytes_of_row
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from .packages import PREFIX, model_folder
-from .schema import SPARSE_COUNTS, FromTeacher, NewTokenizer, Recipe, bytes_of_row
+from .predictions import SPARSE_COUNTS, bytes_of_row
+from .schema import Recipe
 from .shape import (
     BERT_LIKE,
     LLAMA_LIKE,
@@ -25,6 +26,8 @@ from .shape import (
     cut_config,
     width_mistakes,
 )
+from .starting_point import NewTokenizer
+from .student import FromTeacher
 from .wording import FieldMistakes
 
 

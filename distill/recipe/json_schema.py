@@ -10,18 +10,20 @@ from typing import Any, get_args
 
 from pydantic import TypeAdapter
 
+import distill.recipe
 from distill.losses import AnyLoss
 
-from . import schema
+from .schema import Recipe
+from .training import TrainRecipe
 
 
 def json_schema() -> str:
     """The JSON Schema (draft 2020-12) of a recipe, as the text of recipes/schema.json."""
-    made = TypeAdapter(schema.Recipe).json_schema(mode="validation")
+    made = TypeAdapter(Recipe).json_schema(mode="validation")
     definitions: dict[str, Any] = made.get("$defs", {})
-    for owner in (*_dataclasses(schema), *get_args(AnyLoss)):
-        _describe(made if owner is schema.Recipe else definitions.get(owner.__name__, {}), owner)
-        if owner is schema.TrainRecipe:
+    for owner in (*_dataclasses(), *get_args(AnyLoss)):
+        _describe(made if owner is Recipe else definitions.get(owner.__name__, {}), owner)
+        if owner is TrainRecipe:
             _describe(definitions["TrainRecipeFields"], owner)
     for part in (made, *definitions.values()):
         part.pop("title", None)
@@ -34,13 +36,9 @@ def json_schema() -> str:
     return json.dumps(made, indent=2, ensure_ascii=False) + "\n"
 
 
-def _dataclasses(module: Any) -> list[type]:
-    found = [
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and dataclasses.is_dataclass(value)
-    ]
-    return [value for value in found if value.__module__ == module.__name__]
+def _dataclasses() -> list[type]:
+    found = [value for value in vars(distill.recipe).values() if isinstance(value, type)]
+    return [value for value in found if dataclasses.is_dataclass(value)]
 
 
 def _describe(part: dict[str, Any], owner: type) -> None:
@@ -48,7 +46,7 @@ def _describe(part: dict[str, Any], owner: type) -> None:
     text = inspect.getdoc(owner) or ""
     part["description"] = " ".join(text.split("\n\n")[0].split())
     # A key that a recipe's dataclass inherits is described in the one it comes from.
-    inherited = [base for base in reversed(owner.__mro__) if base.__module__ == schema.__name__]
+    inherited = [base for base in reversed(owner.__mro__) if dataclasses.is_dataclass(base)]
     for each in dict.fromkeys((*inherited, owner)):
         attributes = re.split(r"\n\S", (inspect.getdoc(each) or "").partition("Attributes:\n")[2])[0]
         for name, said in re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", attributes, flags=re.MULTILINE):

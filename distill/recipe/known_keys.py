@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from .schema import NOT_PER_TASK, Recipe, TrainRecipe
+from .schema import Recipe
+from .training import NOT_PER_TASK, TrainRecipe
 from .wording import Place
 
 

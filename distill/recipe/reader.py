@@ -13,11 +13,15 @@ from pydantic import TypeAdapter, ValidationError
 
 from distill.errors import RecipeError
 
-from . import schema, surroundings
+from . import agreement, surroundings
+from .data import DataRecipe
 from .document import MOST_BYTES, Node, decode, parse
 from .known_keys import known_keys
-from .schema import Recipe
+from .schema import DiscriminatedLoss, Recipe
 from .shipped import recipe_text
+from .student import StudentRecipe
+from .teacher import TeacherRecipe
+from .training import TrainRecipe
 from .wording import Mistake, Place, in_plain_words, shown, written
 
 AFTER_THE_FILE = 10**9  # the line of an override, so that its mistakes come behind the file's
@@ -170,10 +174,10 @@ def _checked(of: Any, document: Any) -> Any:
 class _Sections:
     """The parts of a recipe that are right by themselves; None where one is not."""
 
-    data: schema.DataRecipe | None
-    teacher: schema.TeacherRecipe | None
-    student: schema.StudentRecipe | None
-    train: schema.TrainRecipe | None
+    data: DataRecipe | None
+    teacher: TeacherRecipe | None
+    student: StudentRecipe | None
+    train: TrainRecipe | None
     loss: tuple[Any, ...] | None
 
 
@@ -206,11 +210,11 @@ def _sections(document: Any) -> _Sections:
             return None
 
     return _Sections(
-        data=section("data", schema.DataRecipe, schema.DataRecipe()),
-        teacher=section("teacher", schema.TeacherRecipe, None),
-        student=section("student", schema.StudentRecipe, None),
-        train=section("train", schema.TrainRecipe, schema.TrainRecipe()),
-        loss=section("loss", tuple[schema.DiscriminatedLoss, ...], None),
+        data=section("data", DataRecipe, DataRecipe()),
+        teacher=section("teacher", TeacherRecipe, None),
+        student=section("student", StudentRecipe, None),
+        train=section("train", TrainRecipe, TrainRecipe()),
+        loss=section("loss", tuple[DiscriminatedLoss, ...], None),
     )
 
 
@@ -218,14 +222,14 @@ def _whole_mistakes(sections: _Sections) -> list[Mistake]:
     """What Recipe itself checks across sections, which it cannot while one of them is wrong."""
     mistakes: list[Mistake] = []
     if sections.data is not None and sections.teacher is not None:
-        mistakes += schema.teacher_mistakes(sections.teacher, sections.data)
+        mistakes += agreement.teacher_mistakes(sections.teacher, sections.data)
     if sections.teacher is not None and sections.loss is not None:
-        mistakes += schema.ensemble_mistakes(sections.teacher, sections.loss)
-        mistakes += schema.cache_mistakes(sections.teacher, sections.loss)
+        mistakes += agreement.ensemble_mistakes(sections.teacher, sections.loss)
+        mistakes += agreement.cache_mistakes(sections.teacher, sections.loss)
     if sections.teacher is not None and sections.student is not None:
-        mistakes += schema.start_mistakes(sections.teacher, sections.student)
+        mistakes += agreement.start_mistakes(sections.teacher, sections.student)
     if sections.data is not None and sections.loss is not None and sections.train is not None:
-        mistakes += schema.group_mistakes(sections.loss, sections.train, sections.data)
+        mistakes += agreement.group_mistakes(sections.loss, sections.train, sections.data)
     return mistakes
 
 

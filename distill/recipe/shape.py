@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from .schema import FromTeacher
+    from .student import FromTeacher
 
 # Model types whose modules have BERT's names and whose attention is as wide as the model.
 BERT_LIKE = ("bert", "roberta", "xlm-roberta", "camembert")

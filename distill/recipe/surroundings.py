@@ -8,8 +8,11 @@ import os
 from pathlib import PurePosixPath, PureWindowsPath
 
 from .budget import budget_of, fitted, local_config
-from .schema import TASK_NAMES, DataRecipe, StudentRecipe, StudentVocabulary, TeacherRecipe
+from .data import DataRecipe
 from .shape import width_mistakes
+from .student import StudentRecipe, StudentVocabulary
+from .teacher import TeacherRecipe
+from .values import TASK_NAMES
 from .wording import FieldMistakes, Mistake, Place
 
 

@@ -66,7 +66,7 @@ from distill.recipe import (
     TrainRecipe,
 )
 from distill.recipe.budget import fitted
-from distill.recipe.schema import SPARSE_COUNTS
+from distill.recipe.predictions import SPARSE_COUNTS
 from distill.run_folder import Role, RunFolder, fit_name, read_json, write_json
 from distill.runs.cache import RECORD, CacheEntry
 from distill.runs.corpus import Corpus, name_of

@@ -20,7 +20,6 @@ from distill.losses import (
     ReverseKL,
     Sinkhorn,
     SkewKL,
-    TotalVariation,
 )
 from distill.models import NextTokens, RememberedTeacher, Student, Teacher
 from distill.recipe import TrainRecipe

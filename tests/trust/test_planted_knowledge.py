@@ -1,7 +1,7 @@
 """Where the teacher is known to know more than the labels, the verdict says so; where it adds nothing, it says that.
 
 The task: a text of eight words is an entailment if those that speak for it weigh more than those against. A student
-gets 96 examples of which three labels in ten are wrong; its teacher has learnt the rule from 4,000 right ones.
+gets 96 examples of which four labels in ten are wrong; its teacher has learnt the rule from 4,000 right ones.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     student = Student.from_config(CONFIG, tokenizer, kind="classification", labels=task.labels, seed=0)
     reading = reading_of("encoder", task, max_length=16, batch_size=256)
     clean = reading.examples(task.examples(rows(4000, "teacher", noise=0.0)), student)
-    train = TrainRecipe(max_steps=600, learning_rate=3e-3, per_device_train_batch_size=64, weight_decay=0.0)
+    train = TrainRecipe(max_steps=300, learning_rate=3e-3, per_device_train_batch_size=64, weight_decay=0.0)
     Engine(student, Labels(), clean, train).run()
     unseen = task.examples(rows(1000, "unseen", noise=0.0))
     score = task.score(reading.answer(unseen, student).answers)["accuracy"]
@@ -96,11 +96,11 @@ def run_of(teacher_folder: Path, tmp_path_factory: pytest.TempPathFactory):
     """A function that runs the whole of distill on one draw of data; the baseline is trained once a draw."""
     root = tmp_path_factory.mktemp("planted")
 
-    def made(seed: int, loss: Loss | Total, name: str, noise: float = 0.3, **changes: Any) -> Report:
+    def made(seed: int, loss: Loss | Total, name: str, noise: float = 0.4, **changes: Any) -> Report:
         data = root / f"data{seed}-{noise}" / "RTE"
         if not data.is_dir():
             data.mkdir(parents=True)
-            for split, count, wrong in (("train", 96, noise), ("val", 400, 0.0)):
+            for split, count, wrong in (("train", 96, noise), ("val", 600, 0.0)):
                 lines = [json.dumps(row) + "\n" for row in rows(count, f"{split} {seed}", wrong)]
                 (data / f"{split}.jsonl").write_text("".join(lines))
         recipe = Recipe(
@@ -120,7 +120,7 @@ def run_of(teacher_folder: Path, tmp_path_factory: pytest.TempPathFactory):
 
 
 def test_a_teacher_that_knows_more_helps(run_of):
-    loss = 0.1 * Labels() + 0.9 * ForwardKL(temperature=2.0, scale="temperature_squared")
+    loss = ForwardKL(temperature=2.0, scale="temperature_squared")
     reports = [run_of(seed, loss, "taught") for seed in SEEDS]
     assert sum(report.verdict.startswith("The teacher helped: +") for report in reports) >= 9
     assert all(report.score("teacher") > report.score("student") for report in reports)
@@ -140,10 +140,8 @@ def test_a_student_that_is_its_teacher_has_gained_nothing(run_of, teacher_folder
     copied = StudentRecipe(from_teacher=FromTeacher(weights="fine_tuned"))
     train = TrainRecipe(num_train_epochs=5, learning_rate=1e-4, per_device_train_batch_size=16)
     report = run_of(0, ForwardKL(), "copy", noise=0.0, student=copied, train=train)
-    print(report.verdict, report.data["compression"], report.score("teacher"))
     logged = [json.loads(line) for line in (report.folder / "metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in logged if line["fit"] == "student-rte-seed0"]
-    print(losses)
     assert max(losses) <= 1e-6
     assert report.data["compression"]["parameters"] == 1
     assert report.score("student") == report.score("teacher")

@@ -41,7 +41,9 @@ RUNS: dict[str, dict[str, Any]] = {
     "insides of a classifier": {
         "architecture": "encoder",
         "loss": Labels() + HiddenStates() + AttentionMaps(),
-        "student": StudentRecipe(from_teacher=FromTeacher(layers=2, choose="block_influence", intermediate=32)),
+        "student": StudentRecipe(
+            from_teacher=FromTeacher(layers=2, choose="block_influence", intermediate=32)
+        ),
     },
     "a decoder": {"loss": Labels() + ForwardKL() + HiddenStates()},
     "a decoder that judges": {"loss": 0.1 * Labels() + ReverseKL(), "train": OWN},

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from distill.errors import DistillError
+from distill.errors import CheckpointError, DistillError
 
 
 def sync(path: Path) -> None:
@@ -26,6 +26,20 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def refuse_links_out(folder: Path) -> None:
+    """Nothing is read or written elsewhere through a folder that somebody else may have filled.
+
+    Raises:
+        CheckpointError: a link in it leads out of it.
+    """
+    root = folder.resolve()
+    for path in folder.rglob("*"):
+        if path.is_symlink() and not path.resolve().is_relative_to(root):
+            raise CheckpointError(
+                f"{path}: is a link that leads out of {folder}; remove it, or use another folder"
+            )
+
+
 @contextlib.contextmanager
 def locked(folder: Path, *, waiting: Callable[[], object] | None = None) -> Iterator[None]:
     """Keep a second process from writing in the same folder at the same time; the folder is made if it is not there.
@@ -37,8 +51,10 @@ def locked(folder: Path, *, waiting: Callable[[], object] | None = None) -> Iter
     Raises:
         OSError: the folder cannot be written.
         DistillError: another process is at work there.
+        CheckpointError: a link in it leads out of it.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    refuse_links_out(folder)
     with (folder / ".lock").open("w") as lock:
         try:
             import fcntl

@@ -99,6 +99,8 @@ def read_json(path: Path) -> dict[str, Any]:
         raise DistillError(
             f"{path}: is missing; is this a finished run's folder? `distill run` finishes it"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DistillError(f"{path}: cannot be read ({error})") from error
+    if not isinstance(value, dict):
+        raise DistillError(f"{path}: cannot be read (it is no JSON object)")
     return value

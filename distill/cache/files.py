@@ -114,8 +114,8 @@ def read_manifest(folder: Path) -> Manifest | None:
         body = {field.name: body[field.name] for field in fields(Manifest)}
         spec, shards = CacheSpec(**body.pop("spec")), tuple(Shard(**shard) for shard in body.pop("shards"))
         manifest = Manifest(spec=spec, shards=shards, **body)
-        whole = manifest.text() == text
-    except (ValueError, KeyError, TypeError, AttributeError):
+        whole = manifest.text() == text and all(Path(shard.file).name == shard.file for shard in shards)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         whole = False
     if not whole:
         raise CheckpointError(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from distill.disk import sha256_of, sync
@@ -102,6 +103,8 @@ def _read(path: Path) -> Checkpoint:
     try:
         manifest: dict[str, str] = json.loads((path / MANIFEST).read_text())
         for name, digest in manifest.items():
+            if Path(name).name != name:
+                raise CheckpointError(f"checkpoint {path}: {MANIFEST} names {name!r}, which is no file of it")
             if not (path / name).is_file():
                 raise CheckpointError(f"checkpoint {path}: {name} is missing")
             if sha256_of(path / name) != digest:
@@ -115,7 +118,15 @@ def _read(path: Path) -> Checkpoint:
             if name.endswith(".safetensors")
         }
         return Checkpoint(int(state["step"]), tensors, state)
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        TypeError,
+        RecursionError,
+        SafetensorError,
+    ) as error:
         raise CheckpointError(f"checkpoint {path}: {MANIFEST} or {STATE} cannot be read ({error})") from error
 
 

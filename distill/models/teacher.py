@@ -78,6 +78,7 @@ class Teacher:
         revision: str | None = None,
         precision: Precision = "fp32",
         device: torch.device | None = None,
+        trust_remote_code: bool = False,
     ) -> Teacher:
         """A fine-tuned teacher from `package:…`, a folder or a hub id. A body without a trained head is refused.
 
@@ -88,6 +89,8 @@ class Teacher:
             revision: of a hub id.
             precision: of its weights. Losses take its logits to float32 before anything else.
             device: where it shall stand; the CPU when None.
+            trust_remote_code: run the Python files beside its weights, see `find_model`: those of a folder, or of the
+                commit that `revision` names.
         """
         device = device or torch.device("cpu")
         precision = weights_precision(precision, device)
@@ -99,7 +102,7 @@ class Teacher:
                 "quantization_config": BitsAndBytesConfig(load_in_8bit=True),  # type: ignore[no-untyped-call]
                 "device_map": {"": device},
             }
-        source = find_model(model, revision)
+        source = find_model(model, revision, trust_remote_code=trust_remote_code)
         loaded = load_model(
             source,
             kind=kind,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distill.disk import refuse_links_out
 from distill.report.build import build_report
 from distill.report.markdown import to_markdown
 from distill.report.plot import plot_compression
@@ -51,6 +52,7 @@ def write_report(folder: str | Path) -> Report:
         DistillError: the run is not finished, or one of its files is damaged.
     """
     run_folder = RunFolder(folder)
+    refuse_links_out(run_folder.path)
     report = Report(run_folder.path, build_report(run_folder))
     plot_compression(report.data, run_folder.path / "compression.png")
     (run_folder.path / "report.md").write_text(report.to_markdown(), encoding="utf-8")

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from distill.disk import refuse_links_out
 from distill.run_folder import read_json
 
 RECORD = "fit.json"
@@ -30,6 +31,7 @@ class CacheEntry:
             return False
         if read_json(self.folder / RECORD).get("key") != key:
             return False
+        refuse_links_out(self.folder)
         for name, target in files.items():
             _link(self.folder / name, target)
         return True

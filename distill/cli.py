@@ -48,6 +48,14 @@ OutOption = Annotated[
     Path | None,
     typer.Option("--out", metavar="FOLDER", help="The run's folder. Default: the recipe's, or runs/NAME."),
 ]
+TrustOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--trust-remote-code",
+        metavar="OWNER/NAME@COMMIT",
+        help="Run the Python code of this hub repository, as it is in this commit. Read it first.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
@@ -62,6 +70,7 @@ def check(
             help="Also try one real batch of each task: tokens, memory, time, gradients, scores. Trains nothing.",
         ),
     ] = False,
+    trusted: TrustOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Read a recipe, name every mistake in it, and print what it would do."""
@@ -73,7 +82,7 @@ def check(
     if preflight:
         from distill.runs.dry_run import dry_run
 
-        found = dry_run(read, progress=_progress(quiet=as_json))
+        found = dry_run(read, progress=_progress(quiet=as_json), trust_remote_code=trusted or ())
     if as_json:
         tried = {"preflight": {task: each.as_dict() for task, each in found.items()}} if preflight else {}
         _print(json.dumps(planned.as_dict() | tried, indent=1, ensure_ascii=False))
@@ -86,6 +95,7 @@ def run(
     recipe: RecipeArgument,
     out: OutOption = None,
     overrides: SetOption = None,
+    trusted: TrustOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Distil: teacher, student and the same student without a teacher, compared in one report.
@@ -98,7 +108,7 @@ def run(
         _print(f"{read.name}: run folder {folder}", to_stderr=as_json)
     from distill.runs import run as run_recipe
 
-    report = run_recipe(read, folder, progress=_progress(quiet=as_json))
+    report = run_recipe(read, folder, progress=_progress(quiet=as_json), trust_remote_code=trusted or ())
     _show_report(report, as_json)
 
 
@@ -107,6 +117,7 @@ def cache(
     recipe: RecipeArgument,
     out: OutOption = None,
     overrides: SetOption = None,
+    trusted: TrustOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Ask the recipe's language-model teachers once and keep what they say on disk, for `distill run` to learn from.
@@ -121,7 +132,9 @@ def cache(
         _print(f"{read.name}: run folder {folder}", to_stderr=as_json)
     from distill.runs import write_teacher_caches
 
-    summaries = write_teacher_caches(read, folder, progress=_progress(quiet=as_json))
+    summaries = write_teacher_caches(
+        read, folder, progress=_progress(quiet=as_json), trust_remote_code=trusted or ()
+    )
     if os.environ.get("RANK", "0") != "0":
         return
     if as_json:
@@ -174,6 +187,7 @@ def evaluate(
             help="encoder (has a classifier), decoder (chooses the likeliest answer) or encoder_decoder (writes it)."
         ),
     ] = "encoder",
+    trusted: TrustOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Score a fine-tuned model on a task's dev split, or score stored predictions again."""
@@ -190,6 +204,9 @@ def evaluate(
     if model is None:
         result = score_predictions(task, predictions)  # type: ignore[arg-type]
     else:
+        from distill.models.source import trusted_repositories
+
+        commit = trusted_repositories(trusted or ()).get(model)
         result = evaluate_model(
             model,
             task,
@@ -199,6 +216,8 @@ def evaluate(
             batch_size=batch_size,
             architecture=architecture,  # type: ignore[arg-type]
             progress=_progress(quiet=as_json),
+            revision=commit,
+            trust_remote_code=commit is not None,
         )
     if as_json:
         _print(json.dumps(result, indent=1))

@@ -96,6 +96,25 @@ def find_trusted(name: str, revision: str | None, trusted: Mapping[str, str]) ->
     return find_model(name, commit, trust_remote_code=True)
 
 
+def find_trained(folder: Path, trusted: Mapping[str, str]) -> ModelSource:
+    """A model that a run has written. Its code is run where each of its Python files is one of the trusted commits'.
+
+    Raises:
+        ModelError: `find_model`'s, or a Python file of it is another.
+    """
+    code = sorted(folder.rglob("*.py"))
+    if not trusted or not code:
+        return find_model(str(folder))
+    snapshots = [Path(find_trusted(name, None, trusted).location) for name in trusted]
+    known = {_sha256(file) for snapshot in snapshots for file in snapshot.rglob("*.py")}
+    for file in code:
+        if _sha256(file) not in known:
+            raise ModelError(
+                f"model {folder}: {file.name} is not the code that is trusted; remove the folder"
+            )
+    return find_model(str(folder), trust_remote_code=True)
+
+
 def trusted_repositories(named: Iterable[str]) -> dict[str, str]:
     """`OWNER/NAME@COMMIT` as repository to commit.
 

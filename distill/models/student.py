@@ -138,7 +138,7 @@ class Student:
     def load(
         cls, source: ModelSource | str, *, kind: HeadKind, labels: tuple[str, ...], seed: int = 0
     ) -> Student:
-        """A student that starts from a pretrained model: a folder, `package:…` or a hub id."""
+        """A student that starts from a pretrained model: a folder, `package:…`, a hub id, or what `find_model` found."""
         source = find_model(source) if isinstance(source, str) else source
         model = _load_plain(source, kind, labels, seed)
         student = cls(model, load_tokenizer(source), {"model": source.name, "model_digest": source.digest})

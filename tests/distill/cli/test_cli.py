@@ -62,9 +62,9 @@ def test_the_commands_are_these_and_no_others():
         name: sorted(o for p in c.params for o in p.opts if o.startswith("--"))
         for name, c in commands.items()
     } == {
-        "check": ["--json", "--preflight", "--set"],
-        "run": ["--json", "--out", "--set"],
-        "cache": ["--json", "--out", "--set"],
+        "check": ["--json", "--preflight", "--set", "--trust-remote-code"],
+        "run": ["--json", "--out", "--set", "--trust-remote-code"],
+        "cache": ["--json", "--out", "--set", "--trust-remote-code"],
         "report": ["--json"],
         "evaluate": [
             "--architecture",
@@ -74,6 +74,7 @@ def test_the_commands_are_these_and_no_others():
             "--max-length",
             "--predictions",
             "--task",
+            "--trust-remote-code",
         ],
         "recipes": [],
         "conformance": ["--json"],

@@ -10,5 +10,5 @@ def is_kernel(key: str, value: object) -> bool:
         key: with the keys around it, a dot between them: `text_config.attn_implementation`.
         value: what it is set to.
     """
-    named = any(part.endswith(("attn_implementation", "experts_implementation")) for part in key.split("."))
+    named = any(kind in key for kind in ("attn_implementation", "experts_implementation"))
     return named and isinstance(value, str) and "/" in value

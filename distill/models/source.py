@@ -13,6 +13,7 @@ from distill.errors import ModelError
 from distill.models.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE_FOLDER, check_adapter_file
 from distill.models.folder_check import INDEX, check_folder, read_object
 from distill.recipe.packages import PREFIX, model_folder
+from distill.recipe.paths import public_name
 
 # The weights a package is known to carry. A package may be re-released under the same name: its digest decides.
 PINNED_WEIGHTS = {
@@ -39,6 +40,11 @@ class ModelSource:
     digest: str
     base: ModelSource | None = None
     trust_remote_code: bool = False
+
+    @property
+    def public_name(self) -> str:
+        """Its name for what may be published, without the folders of this machine."""
+        return public_name(self.name)
 
 
 def find_model(name: str, revision: str | None = None, *, trust_remote_code: bool = False) -> ModelSource:

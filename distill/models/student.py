@@ -111,7 +111,7 @@ class Student:
         source = find_model(source) if isinstance(source, str) else source
         whole = _load_plain(source, kind, labels, seed)
         kept = choose_layers(whole, layers, decoder_layers, importance)
-        provenance: dict[str, Any] = {"teacher": source.name, "teacher_digest": source.digest}
+        provenance: dict[str, Any] = {"teacher": source.public_name, "teacher_digest": source.digest}
         provenance |= {part: list(chosen) for part, chosen in kept.items()}
         if refitted:
             provenance["refitted"] = sorted(refitted)
@@ -141,7 +141,9 @@ class Student:
         """A student that starts from a pretrained model: a folder, `package:…`, a hub id, or what `find_model` found."""
         source = find_model(source) if isinstance(source, str) else source
         model = _load_plain(source, kind, labels, seed)
-        student = cls(model, load_tokenizer(source), {"model": source.name, "model_digest": source.digest})
+        student = cls(
+            model, load_tokenizer(source), {"model": source.public_name, "model_digest": source.digest}
+        )
         if source.base is None:
             student._base = (
                 source.name if source.digest.startswith("hub:") else str(Path(source.location).resolve())

@@ -23,6 +23,7 @@ from distill.models.adapter import adapter_config
 from distill.models.source import is_model
 from distill.models.teacher import weights_precision
 from distill.recipe import MemberRecipe, TrainRecipe
+from distill.recipe.paths import public_name
 from distill.run_folder import Role, fit_name, read_json, write_json
 from distill.runs.cache import RECORD, CacheEntry
 from distill.runs.comparisons import Comparisons
@@ -129,8 +130,12 @@ class Workbench:
 
     def _take_teacher(self, fit: Fit, number: int) -> tuple[Teacher, dict[str, Any]]:
         self.job.progress.begin(fit.name, 1)
-        provenance = {"model": self.job.parts[number].for_task(self.job.task.name)}  # type: ignore[arg-type]
-        return self.teachers.load_member(number), {"steps": 0, "tokens": 0, "provenance": provenance}
+        name = self.job.parts[number].for_task(self.job.task.name)  # type: ignore[arg-type]
+        return self.teachers.load_member(number), {
+            "steps": 0,
+            "tokens": 0,
+            "provenance": {"model": public_name(name)},
+        }
 
     def _take_ensemble(self, fit: Fit) -> tuple[Teacher | EnsembleTeacher, dict[str, Any]]:
         self.job.progress.begin(fit.name, 1)

@@ -139,6 +139,7 @@ def recipe_of(folder: Path, data: Path) -> Path:
     return path
 
 
+@pytest.mark.trust
 def test_a_run_needs_the_flag_and_then_runs_that_commit_alone(
     copied, official_folder, tmp_path, mark, distill_process
 ):

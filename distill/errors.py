@@ -37,5 +37,9 @@ class LossError(DistillError):
     """A loss that cannot be imported, or cannot be called as one."""
 
 
+class ResourceError(DistillError):
+    """Memory, disk space, open files or the right to write ran out. The same run can continue once there is more."""
+
+
 class NumericsError(DistillError):
     """A NaN or an infinity, with the tensor's name and the step, raised before any weight changed."""

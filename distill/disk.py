@@ -75,13 +75,26 @@ def reason_of(error: BaseException) -> tuple[str, str] | None:
 
     Libraries written in Rust (safetensors, tokenizers) raise classes of their own with the system's number in the text.
     """
-    number = error.errno if isinstance(error, OSError) else None
-    found = re.search(r"\(os error (\d+)\)", str(error))
-    if number is None and found:
-        number = int(found[1])
+    number, other = _number_of(error), "look at the disk, then run again to continue"
     if number is None:
-        return (str(error), "look at the disk") if isinstance(error, OSError) else None
-    return os.strerror(number), _CURES.get(number, "look at the disk, then run again to continue")
+        return (str(error), other) if isinstance(error, OSError) else None
+    return os.strerror(number), _CURES.get(number, other)
+
+
+def shortage(error: BaseException) -> str | None:
+    """One line for an error that says that there is no space, no more open files, …; None for any other."""
+    number = _number_of(error)
+    if number not in _CURES or number in (errno.EACCES, errno.EPERM):  # these may be about reading
+        return None
+    name = getattr(error, "filename", None) or "a file"
+    return f"{name}: {os.strerror(number)}; {_CURES[number]}"
+
+
+def _number_of(error: BaseException) -> int | None:
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else None
 
 
 @contextlib.contextmanager

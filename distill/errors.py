@@ -42,4 +42,14 @@ class ResourceError(DistillError):
 
 
 class NumericsError(DistillError):
-    """A NaN or an infinity, with the tensor's name and the step, raised before any weight changed."""
+    """A NaN or an infinity, with the tensor's name, the step and the example, raised before any weight changed.
+
+    Attributes:
+        row: of the loss where it was found, if it was found in one.
+        sequence: of the forward pass where it was found, if it was found inside a model.
+    """
+
+    def __init__(self, message: str, *, row: int | None = None, sequence: int | None = None):
+        super().__init__(message)
+        self.row = row
+        self.sequence = sequence

@@ -1,8 +1,12 @@
-"""Whether an error says that there is no memory left, of whatever library and device it comes from."""
+"""What says that there is no memory left, of whatever library and device it comes from."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
+
+from distill.errors import ResourceError
 
 # What torch says in a plain RuntimeError: its CPU allocator, the libraries on a GPU, and Apple's GPUs.
 SAID = (
@@ -29,3 +33,18 @@ def what_was_wanted(error: BaseException) -> str:
     _, _, tail = text.rpartition("DefaultCPUAllocator: ")
     first = (tail or text).split(". ")[0].rstrip(".")
     return first or type(error).__name__
+
+
+@contextlib.contextmanager
+def enough_memory(where: str, cure: str) -> Iterator[None]:
+    """Say in one line where memory ran out, and what to do about it.
+
+    Raises:
+        ResourceError: it did.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not ran_out_of_memory(error):
+            raise
+        raise ResourceError(f"{where}: out of memory ({what_was_wanted(error)}); {cure}") from error

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from distill.errors import ResourceError
 
-# What torch says in a plain RuntimeError: its CPU allocator, the libraries on a GPU, and Apple's GPUs.
+# What torch says in a plain RuntimeError: its CPU allocator, the libraries on a GPU, Apple's GPUs, C++ itself.
 SAID = (
     "DefaultCPUAllocator: can't allocate memory",
     "DefaultCPUAllocator: not enough memory",
@@ -16,6 +16,7 @@ SAID = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
     "MPS backend out of memory",
+    "std::bad_alloc",
 )
 
 

@@ -480,7 +480,7 @@ class Engine:
                 parts.append(Part(alone, own))
             if compared:
                 assert self._ask_teacher is not None  # noqa: S101 - was checked
-                turn = Turn(batch, self.epoch, said, self.student, self._ask_teacher, self.models)
+                turn = Turn(batch, self.epoch, said, self.student, self._ask_teacher, self.models, group)
                 parts.append(Part(compared, self.comparison.rows(turn)))
         return parts
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Literal
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ LOSS = 0.5 * Labels() + 0.5 * ForwardKL()
 class Weighed(Loss):
     """Cross-entropy, and NaN for the rows of group −1."""
 
-    kind: ClassVar[str] = "weighed"
+    kind: Literal["weighed"] = "weighed"
 
     def values(self, rows: Rows) -> torch.Tensor:
         values_N = Labels().values(rows)

@@ -49,6 +49,7 @@ def tiny_teacher(tmp_path_factory: pytest.TempPathFactory, minilm_folder: Path) 
 @pytest.fixture(scope="module")
 def recipe_file(tmp_path_factory: pytest.TempPathFactory, tiny_teacher: Path) -> Path:
     """Everything that a run writes, in seconds: three fits of four steps, with a checkpoint after each step."""
+    from distill.losses import ForwardKL, Labels
     from distill.recipe import (
         DataRecipe,
         FromTeacher,
@@ -67,6 +68,7 @@ def recipe_file(tmp_path_factory: pytest.TempPathFactory, tiny_teacher: Path) ->
         ),
         teacher=TeacherRecipe(model=str(tiny_teacher), train=train),
         student=StudentRecipe(from_teacher=FromTeacher(layers=1)),
+        loss=0.5 * Labels() + 0.5 * ForwardKL(),
         train=train,
     )
     file = tmp_path_factory.mktemp("recipe") / "starved.yaml"
@@ -202,6 +204,47 @@ def test_a_run_whose_files_are_cut_short_ends_with_the_same_bits(distill, recipe
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert refused[-1] is None
     assert sum(path is not None for path in refused) >= 6, refused
+    assert results(tmp_path / "run") == straight
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "reason", "path"),
+    [
+        (
+            "transformers.PreTrainedTokenizerBase.save_pretrained",
+            Exception("No space left on device (os error 28)"),
+            "No space left on device",
+            "student/rte",
+        ),
+        (
+            "matplotlib.figure.Figure.savefig",
+            OSError(errno.EDQUOT, "?"),
+            "Disk quota exceeded",
+            "compression.png",
+        ),
+    ],
+    ids=["export", "report"],
+)
+def test_a_student_or_report_that_does_not_fit_is_written_later(
+    distill, recipe_file, straight, tmp_path, monkeypatch, call, error, reason, path
+):
+    module, _, name = call.partition(".")
+    real = operator.attrgetter(name)(importlib.import_module(module))
+    tried = []
+
+    def full(writer, target, **options):
+        if not str(target).replace(".writing-", "").endswith(path):  # the teacher's folder is written before
+            return real(writer, target, **options)
+        tried.append(target)
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(call, full)
+        assert starve(distill, recipe_file, tmp_path, reason) == str(tmp_path / "run" / path)
+    assert len(tried) == 1
+    assert not (tmp_path / "run" / path).exists()
+    assert starve(distill, recipe_file, tmp_path, "") is None
+    assert (tmp_path / "run" / path).exists()
     assert results(tmp_path / "run") == straight
 
 

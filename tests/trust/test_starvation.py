@@ -5,8 +5,11 @@ Disk space and the size of files, memory, and what 20,000 steps may leave behind
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import importlib
 import json
+import operator
 import os
 import re
 import shutil

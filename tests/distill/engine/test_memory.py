@@ -37,16 +37,17 @@ TRAIN = TrainRecipe(
 
 
 class Starved(Engine):
-    """An engine whose backward pass fails for more than `room` examples from a step on.
+    """An engine whose second backward pass of a step fails for more than `room` examples, from a step on.
 
-    Half of the gradients are there by then, and dropout has been drawn.
+    The first pass's gradients and figures are there by then, and dropout has been drawn.
     """
 
     room, from_step, error, failures = 0, 0, GPU, 0
 
     def _parts(self, work, micro):
         parts = super()._parts(work, micro)
-        if self.room and len(micro[0]) > self.room and self.step_number + 1 >= self.from_step:
+        first = len(work.micro_batches) > 1 and work.micro_batches[0][0][0] == micro[0][0]
+        if self.room and len(micro[0]) > self.room and self.step_number + 1 >= self.from_step and not first:
             (part,) = parts
 
             def starve(gradient):

@@ -305,16 +305,28 @@ def _main() -> int:
             return int(error.exit_code)
         if os.environ.get("DISTILL_TRACEBACK"):
             raise
-        first = str(error).strip().splitlines()
-        _print(
-            f"distill: internal error, {type(error).__name__}: {first[0] if first else ''} "
-            "(DISTILL_TRACEBACK=1 shows where)",
-            to_stderr=True,
-        )
+        _print(f"distill: {_failure(error)}", to_stderr=True)
         return 1
     if code == 130:  # typer turns an interrupt into this code
         _print(STOPPED, to_stderr=True)
     return code if isinstance(code, int) else 0
+
+
+def _failure(error: Exception) -> str:
+    """One line for what no part of distill expected."""
+    from distill.disk import shortage
+    from distill.memory import ran_out_of_memory, what_was_wanted
+
+    if ran_out_of_memory(error):
+        return (
+            f"out of memory ({what_was_wanted(error)}); lower train.per_device_train_batch_size, "
+            "train.per_device_eval_batch_size or data.max_length, or take smaller models"
+        )
+    short = shortage(error)
+    if short is not None:
+        return short
+    first = str(error).strip().splitlines()
+    return f"internal error, {type(error).__name__}: {first[0] if first else ''} (DISTILL_TRACEBACK=1 shows where)"
 
 
 # The signal that asked this process to stop.
@@ -398,7 +410,14 @@ def _show_report(found: Any, as_json: bool) -> None:
 
 
 def _print(text: str, *, to_stderr: bool = False) -> None:
-    print(text, file=sys.stderr if to_stderr else sys.stdout, flush=True)
+    try:
+        print(text, file=sys.stderr if to_stderr else sys.stdout, flush=True)
+    except OSError as error:
+        if to_stderr:  # nobody can be told, and the exit code says it
+            return
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise DistillError(f"standard output: cannot be written ({error.strerror})") from error
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from distill.disk import sha256_of, sync
+from distill.disk import reason_of, sha256_of, sync
 from distill.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -66,11 +66,10 @@ def save_checkpoint(
         shutil.rmtree(final, ignore_errors=True)
         aside.rename(final)
         sync(folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(aside, ignore_errors=True)
-        raise CheckpointError(
-            f"checkpoint {final}: cannot be written ({error.strerror or error}); free some space there"
-        ) from error
+        reason, cure = reason_of(error) or (str(error), "look at the disk")
+        raise CheckpointError(f"checkpoint {final}: cannot be written ({reason}); {cure}") from error
     for old in _steps(folder)[KEPT:]:
         shutil.rmtree(old, ignore_errors=True)
     return final

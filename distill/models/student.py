@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distill.disk import refused
 from distill.errors import ModelError
 from distill.losses import Vocabularies
 from distill.models.adapter import adapt, is_adapted, is_mergeable, merged, save_adapter
@@ -253,16 +254,19 @@ class Student:
 
         An adapter is merged into the weights. One with virtual tokens cannot be: it is written in peft's own format
         with the place of its base model, for peft's AutoPeftModel… classes.
+
+        Raises:
+            ResourceError: the folder cannot be written; what is there of it is not a whole model.
         """
         folder = Path(folder)
-        with quiet_transformers():
+        with refused(folder), quiet_transformers():
             if is_adapted(self.model) and not is_mergeable(self.model):
                 save_adapter(self.model, folder, self._base)  # type: ignore[arg-type]
             else:
                 plain = merged(self.model) if is_adapted(self.model) else self.model  # type: ignore[arg-type]
                 plain.save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
-        (folder / PROVENANCE_FILE).write_text(json.dumps(self.provenance, indent=1) + "\n")
+            (folder / PROVENANCE_FILE).write_text(json.dumps(self.provenance, indent=1) + "\n")
 
 
 def _load_plain(source: ModelSource, kind: HeadKind, labels: tuple[str, ...], seed: int) -> PreTrainedModel:

@@ -13,7 +13,7 @@ from distill.progress import Progress, Silent
 from distill.recipe import Recipe, recipe_sha256, write_recipe
 from distill.recipe_data import load_recipe_data
 from distill.report import Report, read_report, write_report
-from distill.run_folder import RunFolder, write_json
+from distill.run_folder import RunFolder, write_json, write_text
 from distill.runs.corpus import Corpus
 from distill.runs.facts import data_facts, measurements
 from distill.runs.job import Job
@@ -47,7 +47,7 @@ def run(
 
     Raises:
         RecipeError: the folder holds another recipe's run.
-        DataError, ModelError, CheckpointError, NumericsError: each says what and where in one line.
+        DataError, ModelError, CheckpointError, NumericsError, ResourceError: each says what and where in one line.
     """
     trusted = trusted_repositories(trust_remote_code)
     with _opened(recipe, folder, progress) as (run_folder, data, accelerator, told):
@@ -175,7 +175,7 @@ def _claim(folder: RunFolder, recipe: Recipe) -> None:
                 ]
             )
         return
-    folder.recipe.write_text(text, encoding="utf-8")
+    write_text(folder.recipe, text)
 
 
 def _quiet_libraries() -> None:

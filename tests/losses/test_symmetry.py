@@ -34,9 +34,7 @@ def many_rows(request) -> list[Rows]:
     batches = []
     for classes in (1, 2, 5, 33):
         spread_N1 = 10 ** torch.linspace(-2, 2, 100, dtype=torch.float64)[:, None]
-        student, teacher = spread_N1 * torch.randn(
-            2, 100, classes, generator=generator, dtype=torch.float64
-        )
+        student, teacher = spread_N1 * torch.randn(2, 100, classes, generator=generator, dtype=torch.float64)
         student[::3] = teacher[::3] + 1e-2 * student[::3]
         label = torch.randint(classes, (100,), generator=generator)
         batches.append(

@@ -210,7 +210,11 @@ def test_another_solvers_plan_takes_the_implicit_gradient_too(solver, short):
 @pytest.mark.parametrize(
     ("epsilon", "arguments", "message"),
     [
-        (0.1, {"gradient": "unrolled"}, "gradient must be one of 'exact', 'envelope', 'implicit', got 'unrolled'"),
+        (
+            0.1,
+            {"gradient": "unrolled"},
+            "gradient must be one of 'exact', 'envelope', 'implicit', got 'unrolled'",
+        ),
         (0, {"solver": "pot", "gradient": "implicit"}, "a gradient other than 'implicit'"),
     ],
 )

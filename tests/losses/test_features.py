@@ -434,6 +434,8 @@ def test_losses_follow_the_origin_and_their_own_layers():
     assert Relations(layers=None).pairs(models) == models.layer_map
     with pytest.raises(ValueError, match="the teacher has no layer 6; its 6 are 0 to 5"):
         AttentionMaps(layers=((0, 6),)).pairs(models)
+    with pytest.raises(ValueError, match="the student has no layer 3; its 3 are 0 to 2"):
+        AttentionMaps(layers=((3, 5),)).pairs(models)
 
 
 def test_a_total_wants_what_its_terms_want():

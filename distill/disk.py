@@ -1,10 +1,11 @@
-"""Files that outlive a crash and are written by one process at a time: synced, digested, locked."""
+"""Files that outlive a crash and are written by one process at a time: whole, synced, digested, locked."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,6 +25,28 @@ def sha256_of(path: Path) -> str:
     """The digest of a file's bytes, in hex."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Where to write a file that then takes its place: whoever reads it sees the old one or the new one, never half.
+
+    An error leaves the old file and nothing else. Death (a kill, a power cut) leaves what was half written in a folder
+    `.writing-NAME` beside it, also what a library wrote aside there; the next writing of the file removes that.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    aside = path.with_name(f".writing-{path.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        yield aside / path.name
+        sync(aside / path.name)
+        os.replace(aside / path.name, path)
+        sync(path.parent)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 @contextlib.contextmanager

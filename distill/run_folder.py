@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from distill.disk import locked
+from distill.disk import locked, written_whole
 from distill.errors import DistillError
 
 Role = Literal["teacher", "student", "baseline"]
@@ -76,14 +75,20 @@ def fit_name(role: Role, task: str, seed: int, member: int | None = None) -> str
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write aside and rename: a reader sees the old file or the new one, never half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".writing-{path.name}")
+    """Write a file of the run, see `write_text`."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file of the run, whole or not at all.
+
+    Raises:
+        DistillError: it cannot be written; the old one stands.
+    """
     try:
-        aside.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(aside, path)
+        with written_whole(path) as aside:
+            aside.write_text(text, encoding="utf-8")
     except OSError as error:
-        aside.unlink(missing_ok=True)
         raise DistillError(f"{path}: cannot be written ({error.strerror}); free some space there") from error
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from distill.report.build import build_report
 from distill.report.markdown import to_markdown
 from distill.report.plot import plot_compression
-from distill.run_folder import RunFolder, read_json, write_json
+from distill.run_folder import RunFolder, read_json, write_json, write_text
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,6 @@ def write_report(folder: str | Path) -> Report:
     run_folder = RunFolder(folder)
     report = Report(run_folder.path, build_report(run_folder))
     plot_compression(report.data, run_folder.path / "compression.png")
-    (run_folder.path / "report.md").write_text(report.to_markdown(), encoding="utf-8")
+    write_text(run_folder.path / "report.md", report.to_markdown())
     write_json(run_folder.report, report.data)
     return report

@@ -12,7 +12,7 @@ from distill.progress import Progress, Silent
 from distill.recipe import Recipe, recipe_sha256, write_recipe
 from distill.recipe_data import load_recipe_data
 from distill.report import Report, read_report, write_report
-from distill.run_folder import RunFolder, write_json
+from distill.run_folder import RunFolder, write_json, write_text
 from distill.runs.corpus import Corpus
 from distill.runs.facts import data_facts, measurements
 from distill.runs.workbench import Workbench
@@ -151,7 +151,7 @@ def _claim(folder: RunFolder, recipe: Recipe) -> None:
                 ]
             )
         return
-    folder.recipe.write_text(text, encoding="utf-8")
+    write_text(folder.recipe, text)
 
 
 def _quiet_libraries() -> None:

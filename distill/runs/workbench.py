@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from distill.cache import CacheSummary
+from distill.disk import written_whole
 from distill.engine import Engine
 from distill.engine.reading import Reader, reading_for
-from distill.errors import MismatchError
+from distill.errors import CheckpointError, MismatchError
 from distill.evaluation import added, size, task_score
 from distill.losses import Labels, Total
 from distill.models import Batch, EnsembleTeacher, Student, Teacher, parameter_budget
@@ -149,13 +150,18 @@ class Workbench:
     ) -> Fit:
         if self._is_done(fit, keep_model=keep_model):
             self.job.progress.say(f"{fit.name}: already done")
+            self._clear(fit)
             return fit
         shared = self._shared_entry(fit)
         if shared and self.job.accelerator.is_main_process:
-            shared.take(fit.key, self._files_of(fit, keep_model=keep_model))
+            try:
+                shared.take(fit.key, self._files_of(fit, keep_model=keep_model))
+            except CheckpointError as error:
+                self.job.progress.say(f"{fit.name}: cache {error}; it is made again")
         self.job.accelerator.wait_for_everyone()
         if self._is_done(fit, keep_model=keep_model):
             self.job.progress.say(f"{fit.name}: taken from the cache")
+            self._clear(fit)
             return fit
         started = time.monotonic()
         made, record = make()
@@ -169,14 +175,19 @@ class Workbench:
                 "seed": fit.seed,
                 "train_examples": len(self.job.training),
                 "truncated": truncated,
-                "seconds": round(time.monotonic() - started, 1),
+                "seconds": round(record.get("seconds", 0.0) + time.monotonic() - started, 1),
             }
             write_json(self.job.folder.fit(fit.name), record)
             if shared:
                 shared.put(self._files_of(fit, keep_model=keep_model))
-            shutil.rmtree(self.job.folder.checkpoints(fit.name), ignore_errors=True)
+            self._clear(fit)
         self.job.accelerator.wait_for_everyone()
         return fit
+
+    def _clear(self, fit: Fit) -> None:
+        """A finished fit needs no checkpoints; who was killed while removing them left some."""
+        if self.job.accelerator.is_main_process:
+            shutil.rmtree(self.job.folder.checkpoints(fit.name), ignore_errors=True)
 
     def _train_model(
         self,
@@ -191,7 +202,7 @@ class Workbench:
             self._say_size(student)
         log = MetricsLog(self.job.folder.metrics, fit.name)
         engine = self.engine(fit, student, loss, train, teacher, log)
-        resumed = engine.resume()
+        resumed, earlier = engine.resume(), engine.seconds
         if self.job.accelerator.is_main_process:
             log.start_at(resumed)
         if first and not resumed and self.job.recipe.preflight:
@@ -203,6 +214,7 @@ class Workbench:
         return student, {
             "steps": engine.step_number,
             "tokens": engine.tokens,
+            "seconds": earlier,
             "provenance": student.start,
         }
 
@@ -270,8 +282,8 @@ class Workbench:
         path = self.job.folder.choices(fit_name("teacher", fit.task, self.job.recipe.seeds[0], fit.member))
         rows = torch.tensor([int(answer.logits[1]) for answer in answers])
         if fit.role == "teacher":
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_file({"choice": choice_R, "rows": rows}, path)
+            with written_whole(path) as aside:
+                save_file({"choice": choice_R, "rows": rows}, aside)
         stored = load_file(path)
         tokens = made.tokens if isinstance(made, Student) else None
         chosen_R = choice_R if tokens is None else torch.tensor(tokens)[choice_R]

@@ -267,6 +267,10 @@ class Student:
             else:
                 plain = merged(self.model) if is_adapted(self.model) else self.model  # type: ignore[arg-type]
                 plain.save_pretrained(aside)
+            if self.tokenizer.is_fast:
+                # Whatever text it read last may have left these in it.
+                self.tokenizer.backend_tokenizer.no_truncation()
+                self.tokenizer.backend_tokenizer.no_padding()
             self.tokenizer.save_pretrained(aside)
         (aside / PROVENANCE_FILE).write_text(json.dumps(self.provenance, indent=1) + "\n")
         seal(aside, MODEL_KIND)

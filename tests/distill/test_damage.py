@@ -221,3 +221,41 @@ def test_a_sealed_folder_that_says_another_kind_is_refused(tmp_path):
         CheckpointError, match=r"has format 'distill checkpoint 1', but this version reads 'distill model 1'"
     ):
         verified(tmp_path, "model 1")
+
+
+def test_a_damaged_student_from_the_hub_is_named_and_a_whole_one_may_have_a_chat_template(
+    tiny_llama, tmp_path, monkeypatch
+):
+    student = Student.from_teacher(str(tiny_llama), layers=1, kind="causal_lm", labels=())
+    student.tokenizer.chat_template = "{% for message in messages %}{{ message.content }}{% endfor %}"
+    student.save(tmp_path / "published")
+    asked_for: list[str] = []
+
+    def download(name: str, revision: str | None, allow_patterns: list[str]) -> str:
+        """As the hub's: of a commit, what the patterns name."""
+        asked_for.append(name)
+        commit = tmp_path / "snapshots" / f"c0ffee{len(asked_for)}"
+        commit.mkdir(parents=True)
+        for path in (tmp_path / "published").iterdir():
+            if any(path.match(pattern) for pattern in allow_patterns):
+                shutil.copyfile(path, commit / path.name)
+        return str(commit)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    monkeypatch.chdir(tmp_path)
+    assert find_model("someone/student").digest == "hub:someone/student@c0ffee1"
+    read = Student.load("someone/student", kind="causal_lm", labels=())
+    assert read.tokenizer.chat_template == student.tokenizer.chat_template
+    (tmp_path / "published" / "tokenizer.json").write_bytes(b"{}")
+    with pytest.raises(ModelError, match=r"model someone/student: tokenizer\.json is damaged"):
+        find_model("someone/student")
+
+
+def test_an_export_does_not_depend_on_what_its_tokenizer_read_last(ones_own, tmp_path):
+    student = Student.load(str(ones_own), kind="causal_lm", labels=())
+    student.tokenizer.pad_token = student.tokenizer.eos_token
+    student.save(tmp_path / "before")
+    student.tokenizer(["a text", "another and longer text"], padding=True, truncation=True, max_length=3)
+    student.save(tmp_path / "after")
+    for path in (tmp_path / "before").iterdir():
+        assert path.read_bytes() == (tmp_path / "after" / path.name).read_bytes(), path.name

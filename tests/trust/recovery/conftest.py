@@ -17,8 +17,10 @@ import pytest
 # Imports once what every run needs, and then starts each run as a process of its own that has it already.
 STARTER = """
 import json, os, signal, sys
-import accelerate, matplotlib.pyplot, torch, transformers.models.bert.modeling_bert
-import distill.cli, distill.runs.run
+import accelerate, matplotlib.pyplot, torch
+import transformers.models.bert.modeling_bert, transformers.models.llama.modeling_llama
+import distill.cache.writer, distill.cli, distill.runs.run
+distill.cache.writer.write_cache.__kwdefaults__["shard_bytes"] = 300_000  # so that a small cache has many files
 print("ready", flush=True)
 for line in sys.stdin:
     folder, arguments = json.loads(line)

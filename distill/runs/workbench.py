@@ -24,7 +24,7 @@ from distill.models.adapter import adapter_config
 from distill.models.source import is_model
 from distill.models.teacher import weights_precision
 from distill.recipe import MemberRecipe, TrainRecipe
-from distill.run_folder import Role, fit_name, read_json, write_json
+from distill.run_folder import Role, fit_name
 from distill.runs.cache import RECORD, CacheEntry
 from distill.runs.comparisons import Comparisons
 from distill.runs.job import Job
@@ -177,7 +177,7 @@ class Workbench:
                 "truncated": truncated,
                 "seconds": round(record.get("seconds", 0.0) + time.monotonic() - started, 1),
             }
-            write_json(self.job.folder.fit(fit.name), record)
+            self.job.folder.write_fit(fit.name, record)
             if shared:
                 shared.put(self._files_of(fit, keep_model=keep_model))
             self._clear(fit)
@@ -248,9 +248,7 @@ class Workbench:
     def _say_size(self, student: Student) -> None:
         """The student's parameters, before anything is trained."""
         budget = parameter_budget(student.model)
-        teacher = read_json(
-            self.job.folder.fit(fit_name("teacher", self.job.task.name, self.job.recipe.seeds[0]))
-        )
+        teacher = self.job.folder.read_fit(fit_name("teacher", self.job.task.name, self.job.recipe.seeds[0]))
         ratio = budget.total / teacher["parameters"]
         self.job.progress.say(
             f"student-{self.job.task.name}: {budget.as_text()}, {ratio:.2f} of the teacher's"
@@ -306,7 +304,7 @@ class Workbench:
         path = self.job.folder.fit(fit.name)
         if not path.is_file():
             return False
-        if read_json(path).get("key") != fit.key:
+        if self.job.folder.read_fit(fit.name).get("key") != fit.key:
             raise MismatchError(
                 f"{path}: was made with other settings, data or versions; use another --out or remove the folder"
             )

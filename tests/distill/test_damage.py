@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from distill.engine.checkpoint import latest_checkpoint, save_checkpoint
-from distill.errors import CheckpointError, ModelError
+from distill.errors import CheckpointError, DistillError, ModelError
 from distill.evaluate import evaluate_model
 from distill.manifest import seal, verified
 from distill.models import Student, Teacher
 from distill.models.source import find_model
+from distill.run_folder import RunFolder
 from distill.runs.cache import CacheEntry
 
 FLIPS = 200
@@ -211,6 +212,23 @@ def test_a_shared_fit_without_a_manifest_is_none(entry):
     shared, wanted = entry
     (shared.folder / "manifest.json").unlink()
     assert not shared.take("k", wanted)
+
+
+@pytest.mark.parametrize("name", ["fits/teacher-rte.json", "predictions/teacher-rte.rte.jsonl"])
+def test_a_damaged_record_or_answer_of_a_finished_fit_is_named(tmp_path, name):
+    folder = RunFolder(tmp_path)
+    for fit in ("teacher-rte", "student-rte-seed1"):
+        answers = folder.predictions(fit, "rte")
+        answers.parent.mkdir(exist_ok=True)
+        answers.write_text('{"id": "1", "logits": [0.25, -1.5]}\n')
+        folder.write_fit(fit, {"key": "k", "seconds": 1.25, "provenance": {"layers": [0, 2]}})
+    for damage in damages(tmp_path / name):
+        if damage in ("deleted", "a folder"):
+            continue  # what is missing is made again
+        with pytest.raises(DistillError, match=name.replace(".", r"\.")):
+            folder.read_fit("teacher-rte")
+        assert folder.read_fit("student-rte-seed1")["key"] == "k"
+    assert folder.read_fit("teacher-rte")["seconds"] == 1.25
 
 
 def test_a_sealed_folder_that_says_another_kind_is_refused(tmp_path):

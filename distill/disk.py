@@ -14,6 +14,8 @@ from distill.errors import DistillError
 
 def sync(path: Path) -> None:
     """Make a file's bytes, or a folder's entries, survive a power cut."""
+    if os.name == "nt" and path.is_dir():  # where a folder cannot be opened
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

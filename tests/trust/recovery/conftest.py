@@ -41,6 +41,9 @@ for line in sys.stdin:
 """
 
 
+LEFT_OUT = ("compression.png", "report.md", "measurements.json", "environment.json")
+
+
 @dataclass
 class Process:
     """A `distill` command at work; one at a time."""
@@ -152,8 +155,9 @@ def recipe_file(small_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def without_times(value: Any) -> Any:
-    """A report, a look ahead or a line of metrics without what a clock or a memory gauge said."""
+    """A report, a look ahead or a line of metrics without what a clock, a memory gauge or the machine said."""
     times = (
+        "environment",
         "seconds",
         "latency",
         "latency_ms",
@@ -174,7 +178,7 @@ def outcome() -> Any:
         found: dict[str, Any] = {}
         for path in sorted(run.rglob("*")):
             name = path.relative_to(run).as_posix()
-            if path.is_dir() or name in ("compression.png", "report.md", "measurements.json"):
+            if path.is_dir() or name in LEFT_OUT:
                 continue
             if name == "metrics.jsonl":
                 found[name] = [without_times(json.loads(line)) for line in path.read_text().splitlines()]

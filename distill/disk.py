@@ -30,7 +30,7 @@ def sha256_of(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def whole(path: Path) -> Iterator[Path]:
     """Where to write a file that then takes its place: whoever reads it sees the old one or the new one, never half.
 
     An error leaves the old file and nothing else. Death (a kill, a power cut) leaves what was half written in a folder

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from distill.disk import locked, sha256_of, written_whole
+from distill.disk import locked, sha256_of, whole
 from distill.errors import CheckpointError, DistillError
 from distill.manifest import is_sealed, sealed_text
 
@@ -112,7 +112,7 @@ def write_text(path: Path, text: str) -> None:
         DistillError: it cannot be written; the old one stands.
     """
     try:
-        with written_whole(path) as aside:
+        with whole(path) as aside:
             aside.write_text(text, encoding="utf-8")
     except OSError as error:
         raise DistillError(f"{path}: cannot be written ({error.strerror}); free some space there") from error

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from distill.cache.spec import CacheSpec
-from distill.disk import sha256_of, written_whole
+from distill.disk import sha256_of, whole
 from distill.errors import CheckpointError
 from distill.manifest import MANIFEST, sealed_text
 
@@ -163,7 +163,7 @@ def verify(folder: Path, shard: Shard) -> None:
 @contextlib.contextmanager
 def _written(path: Path) -> Iterator[Path]:
     try:
-        with written_whole(path) as aside:
+        with whole(path) as aside:
             yield aside
     except (OSError, SafetensorError) as error:
         reason = error.strerror if isinstance(error, OSError) else None

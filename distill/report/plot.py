@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distill.disk import written_whole
+from distill.disk import whole
 
 # Colour-blind safe (Okabe and Ito 2008), and told apart by shape as well.
 LOOKS = {
@@ -64,7 +64,7 @@ def plot_compression(report: Mapping[str, Any], path: Path) -> None:
         axes.spines[side].set_visible(False)
     axes.legend(frameon=False, fontsize=9, loc="best")
     figure.tight_layout()
-    with written_whole(path) as aside:
+    with whole(path) as aside:
         figure.savefig(aside, format="png")
     pyplot.close(figure)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distill.disk import written_whole
+from distill.disk import whole
 
 
 class MetricsLog:
@@ -29,7 +29,7 @@ class MetricsLog:
         *lines, torn = self._path.read_bytes().split(b"\n")
         kept = b"".join(line + b"\n" for line in lines if not self._is_after(line, step))
         if torn or len(kept) < sum(map(len, lines)) + len(lines):
-            with written_whole(self._path) as aside:
+            with whole(self._path) as aside:
                 aside.write_bytes(kept)
 
     def _is_after(self, line: bytes, step: int) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from distill.cache import CacheSummary
-from distill.disk import written_whole
+from distill.disk import whole
 from distill.engine import Engine
 from distill.engine.reading import Reader, reading_for
 from distill.errors import CheckpointError, MismatchError
@@ -280,7 +280,7 @@ class Workbench:
         path = self.job.folder.choices(fit_name("teacher", fit.task, self.job.recipe.seeds[0], fit.member))
         rows = torch.tensor([int(answer.logits[1]) for answer in answers])
         if fit.role == "teacher":
-            with written_whole(path) as aside:
+            with whole(path) as aside:
                 save_file({"choice": choice_R, "rows": rows}, aside)
         stored = load_file(path)
         tokens = made.tokens if isinstance(made, Student) else None

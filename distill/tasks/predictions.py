@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-from distill.disk import written_whole
+from distill.disk import whole
 from distill.errors import DataError, NumericsError
 
 from .row import Row
@@ -21,7 +21,7 @@ def write_predictions(path: str | os.PathLike[str], answers: Iterable[Answer]) -
         NumericsError: a logit is NaN or infinite; nothing is written.
     """
     target = Path(path)
-    with written_whole(target) as aside, aside.open("w", encoding="utf-8") as file:
+    with whole(target) as aside, aside.open("w", encoding="utf-8") as file:
         for answer in answers:
             logits = [float(logit) for logit in answer.logits]
             if not all(math.isfinite(logit) for logit in logits):

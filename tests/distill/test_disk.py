@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from distill.disk import written_whole
+from distill.disk import whole
 from distill.errors import DistillError
 from distill.run_folder import write_json
 from distill.runs.metrics_log import MetricsLog
@@ -22,7 +22,7 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
     path.write_text("old")
 
     def fail() -> None:
-        with written_whole(path) as aside:
+        with whole(path) as aside:
             aside.write_text("half of the ne")
             aside.with_name(".tmpAb12Cd").write_text("what a library wrote aside")
             raise KeyboardInterrupt
@@ -37,7 +37,7 @@ def test_what_a_killed_writer_left_goes_with_the_next_writing(tmp_path):
     left = tmp_path / "deep" / ".writing-file"
     left.mkdir(parents=True)
     (left / ".tmpAb12Cd").write_text("half")
-    with written_whole(tmp_path / "deep" / "file") as aside:
+    with whole(tmp_path / "deep" / "file") as aside:
         aside.write_text("new")
     assert names(tmp_path) == ["deep", "deep/file"]
 
@@ -52,7 +52,7 @@ def test_a_file_takes_its_place_when_it_is_synced_and_whole(tmp_path, monkeypatc
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", watching)
-    with written_whole(path) as aside:
+    with whole(path) as aside:
         aside.write_text("new")
     assert seen == ["old", "new"]  # the file itself before the rename, its folder behind it
 

@@ -31,7 +31,7 @@ def is_sealed(text: str) -> bool:
         body = json.loads(text)
         body.pop("sha256")
         return sealed_text(body) == text
-    except (ValueError, KeyError, AttributeError, TypeError):
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return False
 
 
@@ -81,6 +81,8 @@ def verified(folder: Path, kind: str) -> dict[str, str]:
         )
     files: dict[str, str] = body["files"]
     for name, digest in files.items():
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise CheckpointError(f"{folder}: {MANIFEST} names {name!r}, which is no file of it")
         try:
             found = sha256_of(folder / name)
         except FileNotFoundError:

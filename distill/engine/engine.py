@@ -552,6 +552,8 @@ class Engine:
         missing = {"student", "optimizer", "random", "figures"} - checkpoint.tensors.keys()
         if missing:
             raise CheckpointError(f"{self.checkpoints}: the checkpoint holds no {min(missing)}")
+        if checkpoint.step and not checkpoint.tensors["optimizer"]:
+            raise CheckpointError(f"{self.checkpoints}: the checkpoint's optimizer is empty")
         for what, module in (("student", student), ("projections", self.projections)):
             weights, stored = _weights(module), checkpoint.tensors.get(what, {})
             if {name: tensor.shape for name, tensor in weights.items()} != {

@@ -51,7 +51,7 @@ def restore_optimizer(optimizer: Any, tensors: Mapping[str, Tensor]) -> None:
         state.setdefault(int(number), {})[name] = tensor
     whole = optimizer.state_dict()
     expected = {number for group in whole["param_groups"] for number in group["params"]}
-    if not state or state.keys() - expected:
+    if state.keys() - expected:
         raise CheckpointError("the checkpoint's optimizer has other parameters than the student")
     of_each = {name for entry in state.values() for name in entry}
     for parameter, entry in state.items():

@@ -13,7 +13,7 @@ import torch
 from distill.engine.checkpoint import latest_checkpoint, save_checkpoint
 from distill.errors import CheckpointError, DistillError, ModelError
 from distill.evaluate import evaluate_model
-from distill.manifest import seal, verified
+from distill.manifest import seal, sealed_text, verified
 from distill.models import Student, Teacher
 from distill.models.source import find_model
 from distill.run_folder import RunFolder
@@ -229,6 +229,18 @@ def test_a_damaged_record_or_answer_of_a_finished_fit_is_named(tmp_path, name):
             folder.read_fit("teacher-rte")
         assert folder.read_fit("student-rte-seed1")["key"] == "k"
     assert folder.read_fit("teacher-rte")["seconds"] == 1.25
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/hostname", "a/../../outside"])
+def test_a_manifest_that_names_files_elsewhere_is_refused(tmp_path, name):
+    (tmp_path / "outside").write_text("content")
+    (tmp_path / "folder" / "a").mkdir(parents=True)
+    files = {name: "0" * 64}
+    (tmp_path / "folder" / "manifest.json").write_text(
+        sealed_text({"format": "distill model 1", "files": files})
+    )
+    with pytest.raises(CheckpointError, match="which is no file of it"):
+        verified(tmp_path / "folder", "model 1")
 
 
 def test_a_sealed_folder_that_says_another_kind_is_refused(tmp_path):

@@ -261,26 +261,32 @@ class Student:
         aside = folder / ".writing"
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
+        try:
+            self._write(aside, folder)
+            seal(aside, MODEL_KIND)
+            for file in [aside / MANIFEST, *(path for path in aside.rglob("*") if path.is_file())]:
+                if file.exists():  # the manifest comes twice
+                    target = folder / file.relative_to(aside)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    file.replace(target)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        sync(folder)
+
+    def _write(self, folder: Path, home: Path) -> None:
+        """The files of a folder that will stand at `home`."""
         with quiet_transformers():
             if is_adapted(self.model) and not is_mergeable(self.model):
-                save_adapter(self.model, aside, self._base, folder)  # type: ignore[arg-type]
+                save_adapter(self.model, folder, self._base, home)  # type: ignore[arg-type]
             else:
                 plain = merged(self.model) if is_adapted(self.model) else self.model  # type: ignore[arg-type]
-                plain.save_pretrained(aside)
+                plain.save_pretrained(folder)
             if self.tokenizer.is_fast:
                 # Whatever text it read last may have left these in it.
                 self.tokenizer.backend_tokenizer.no_truncation()
                 self.tokenizer.backend_tokenizer.no_padding()
-            self.tokenizer.save_pretrained(aside)
-        (aside / PROVENANCE_FILE).write_text(json.dumps(self.provenance, indent=1) + "\n")
-        seal(aside, MODEL_KIND)
-        for file in [aside / MANIFEST, *(path for path in aside.rglob("*") if path.is_file())]:
-            if file.exists():  # the manifest comes twice
-                target = folder / file.relative_to(aside)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                file.replace(target)
-        shutil.rmtree(aside)
-        sync(folder)
+            self.tokenizer.save_pretrained(folder)
+        (folder / PROVENANCE_FILE).write_text(json.dumps(self.provenance, indent=1) + "\n")
 
 
 def _load_plain(source: ModelSource, kind: HeadKind, labels: tuple[str, ...], seed: int) -> PreTrainedModel:

@@ -64,9 +64,11 @@ def plot_compression(report: Mapping[str, Any], path: Path) -> None:
         axes.spines[side].set_visible(False)
     axes.legend(frameon=False, fontsize=9, loc="best")
     figure.tight_layout()
-    with whole(path) as aside:
-        figure.savefig(aside, format="png")
-    pyplot.close(figure)
+    try:
+        with whole(path) as aside:
+            figure.savefig(aside, format="png")
+    finally:
+        pyplot.close(figure)
 
 
 def _ticks(largest: float) -> list[float]:

@@ -59,9 +59,7 @@ def test_a_file_takes_its_place_when_it_is_synced_and_whole(tmp_path, monkeypatc
 
 def test_a_file_of_a_run_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file.json").mkdir()
-    with pytest.raises(
-        DistillError, match=r"file\.json: cannot be written \(.*\); free some space there"
-    ) as caught:
+    with pytest.raises(DistillError, match=r"file\.json: cannot be written \(.*\); ") as caught:
         write_json(tmp_path / "file.json", {})
     assert "\n" not in str(caught.value)
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from distill.disk import locked, sha256_of, whole
-from distill.errors import CheckpointError, DistillError
+from distill.disk import locked, reason_of, sha256_of, whole
+from distill.errors import CheckpointError, DistillError, ResourceError
 from distill.manifest import is_sealed, sealed_text
 
 Role = Literal["teacher", "student", "baseline"]
@@ -81,14 +81,16 @@ class RunFolder:
         """Keep a second process from working in the same folder at the same time.
 
         Raises:
-            DistillError: another process is at work there, or the folder cannot be written.
+            DistillError: another process is at work there.
+            ResourceError: the folder cannot be written.
         """
         with contextlib.ExitStack() as held:
             try:
                 held.enter_context(locked(self.path))
             except OSError as error:
-                raise DistillError(
-                    f"{self.path}: cannot be written ({error.strerror}); choose another --out"
+                reason, cure = reason_of(error) or (str(error), "")
+                raise ResourceError(
+                    f"{self.path}: cannot be written ({reason}); {cure}, or choose another --out"
                 ) from error
             yield
 
@@ -101,21 +103,22 @@ def fit_name(role: Role, task: str, seed: int, member: int | None = None) -> str
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a file of the run, see `write_text`."""
+    """Write one object as `write_text` writes.
+
+    Raises:
+        ResourceError: it cannot be written; the old file stands.
+    """
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file of the run, whole or not at all.
+    """Write aside and rename: a reader sees the old file or the new one, never half of one.
 
     Raises:
-        DistillError: it cannot be written; the old one stands.
+        ResourceError: it cannot be written; the old file stands.
     """
-    try:
-        with whole(path) as aside:
-            aside.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise DistillError(f"{path}: cannot be written ({error.strerror}); free some space there") from error
+    with whole(path) as aside:
+        aside.write_text(text, encoding="utf-8")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -130,6 +133,8 @@ def read_json(path: Path) -> dict[str, Any]:
         raise DistillError(
             f"{path}: is missing; is this a finished run's folder? `distill run` finishes it"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DistillError(f"{path}: cannot be read ({error})") from error
+    if not isinstance(value, dict):
+        raise DistillError(f"{path}: cannot be read (it is no JSON object)")
     return value

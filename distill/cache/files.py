@@ -81,7 +81,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     Raises:
         CheckpointError: it cannot be written; the old one stands.
     """
-    with _written(folder / MANIFEST) as aside:
+    with whole(folder / MANIFEST, "cache ", CheckpointError) as aside:
         aside.write_text(manifest.text(), encoding="utf-8")
 
 
@@ -107,8 +107,8 @@ def read_manifest(folder: Path) -> Manifest | None:
         body = {field.name: body[field.name] for field in fields(Manifest)}
         spec, shards = CacheSpec(**body.pop("spec")), tuple(Shard(**shard) for shard in body.pop("shards"))
         manifest = Manifest(spec=spec, shards=shards, **body)
-        whole = manifest.text() == text
-    except (ValueError, KeyError, TypeError, AttributeError):
+        whole = manifest.text() == text and all(Path(shard.file).name == shard.file for shard in shards)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         whole = False
     if not whole:
         raise CheckpointError(
@@ -124,7 +124,7 @@ def write_shard(folder: Path, number: int, tensors: dict[str, Tensor]) -> Shard:
         CheckpointError: it cannot be written; nothing half-written stays behind.
     """
     path = folder / f"shard-{number:05d}.safetensors"
-    with _written(path) as aside:
+    with whole(path, "cache ", CheckpointError) as aside:
         save_file(tensors, aside)
         # safetensors lets the owner alone read; a cache that people share is readable as its manifest is.
         aside.chmod((folder / MANIFEST).stat().st_mode & 0o777)
@@ -158,18 +158,6 @@ def verify(folder: Path, shard: Shard) -> None:
         raise CheckpointError(
             f"cache {path}: is damaged (its sha256 is not the manifest's); remove {folder} and write it again"
         )
-
-
-@contextlib.contextmanager
-def _written(path: Path) -> Iterator[Path]:
-    try:
-        with whole(path) as aside:
-            yield aside
-    except (OSError, SafetensorError) as error:
-        reason = error.strerror if isinstance(error, OSError) else None
-        raise CheckpointError(
-            f"cache {path}: cannot be written ({reason or error}); free some space there and run again to continue"
-        ) from error
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from distill.disk import sync
+from distill.disk import reason_of, sync
 from distill.errors import CheckpointError, MismatchError
 from distill.manifest import seal, verified
 
@@ -65,10 +65,8 @@ def save_checkpoint(
         sync(folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(aside, ignore_errors=True)
-        reason = error.strerror if isinstance(error, OSError) else None
-        raise CheckpointError(
-            f"checkpoint {final}: cannot be written ({reason or error}); free some space there"
-        ) from error
+        reason, cure = reason_of(error) or (str(error), "look at the disk")
+        raise CheckpointError(f"checkpoint {final}: cannot be written ({reason}); {cure}") from error
     for old in _steps(folder)[KEPT:]:
         shutil.rmtree(old, ignore_errors=True)
     return final
@@ -111,7 +109,7 @@ def _read(path: Path) -> Checkpoint:
             if name.endswith(".safetensors")
         }
         return Checkpoint(int(state["step"]), tensors, state)
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"checkpoint {path}: {STATE} cannot be read ({error})") from error
 
 

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill.disk import sync
+from distill.disk import refused, sync
 from distill.errors import ModelError
 from distill.losses import Vocabularies
 from distill.manifest import MANIFEST, seal
@@ -112,7 +112,7 @@ class Student:
         source = find_model(source) if isinstance(source, str) else source
         whole = _load_plain(source, kind, labels, seed)
         kept = choose_layers(whole, layers, decoder_layers, importance)
-        provenance: dict[str, Any] = {"teacher": source.name, "teacher_digest": source.digest}
+        provenance: dict[str, Any] = {"teacher": source.public_name, "teacher_digest": source.digest}
         provenance |= {part: list(chosen) for part, chosen in kept.items()}
         if refitted:
             provenance["refitted"] = sorted(refitted)
@@ -139,10 +139,12 @@ class Student:
     def load(
         cls, source: ModelSource | str, *, kind: HeadKind, labels: tuple[str, ...], seed: int = 0
     ) -> Student:
-        """A student that starts from a pretrained model: a folder, `package:…` or a hub id."""
+        """A student that starts from a pretrained model: a folder, `package:…`, a hub id, or what `find_model` found."""
         source = find_model(source) if isinstance(source, str) else source
         model = _load_plain(source, kind, labels, seed)
-        student = cls(model, load_tokenizer(source), {"model": source.name, "model_digest": source.digest})
+        student = cls(
+            model, load_tokenizer(source), {"model": source.public_name, "model_digest": source.digest}
+        )
         if source.base is None:
             student._base = (
                 source.name if source.digest.startswith("hub:") else str(Path(source.location).resolve())
@@ -256,22 +258,26 @@ class Student:
         `manifest.json` names every file with its sha256 (see `distill.manifest`): `find_model` refuses a folder whose
         files are not the ones that were written. They are put there one by one when all are written, the manifest
         first, so that a folder that was left half replaced is refused too. Other files there stay.
+
+        Raises:
+            ResourceError: the folder cannot be written; what is there of it is not a whole model.
         """
         folder = Path(folder)
-        aside = folder / ".writing"
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        try:
-            self._write(aside, folder)
-            seal(aside, MODEL_KIND)
-            for file in [aside / MANIFEST, *(path for path in aside.rglob("*") if path.is_file())]:
-                if file.exists():  # the manifest comes twice
-                    target = folder / file.relative_to(aside)
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    file.replace(target)
-        finally:
+        with refused(folder):
+            aside = folder / ".writing"
             shutil.rmtree(aside, ignore_errors=True)
-        sync(folder)
+            aside.mkdir(parents=True)
+            try:
+                self._write(aside, folder)
+                seal(aside, MODEL_KIND)
+                for file in [aside / MANIFEST, *(path for path in aside.rglob("*") if path.is_file())]:
+                    if file.exists():  # the manifest comes twice
+                        target = folder / file.relative_to(aside)
+                        target.parent.mkdir(parents=True, exist_ok=True)
+                        file.replace(target)
+            finally:
+                shutil.rmtree(aside, ignore_errors=True)
+            sync(folder)
 
     def _write(self, folder: Path, home: Path) -> None:
         """The files of a folder that will stand at `home`."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distill.disk import refuse_links_out
 from distill.report.build import build_report
 from distill.report.markdown import to_markdown
 from distill.report.plot import plot_compression
@@ -49,8 +50,10 @@ def write_report(folder: str | Path) -> Report:
 
     Raises:
         DistillError: the run is not finished, or one of its files is damaged.
+        ResourceError: one of the three cannot be written; an older one stands.
     """
     run_folder = RunFolder(folder)
+    refuse_links_out(run_folder.path)
     report = Report(run_folder.path, build_report(run_folder))
     plot_compression(report.data, run_folder.path / "compression.png")
     write_text(run_folder.path / "report.md", report.to_markdown())

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from distill.disk import locked
+from distill.disk import locked, refuse_links_out, refused, remove, whole
 from distill.manifest import MANIFEST, seal, verified
 from distill.run_folder import read_json
 
@@ -37,22 +37,31 @@ class CacheEntry:
         verified(self.folder, KIND)
         if read_json(self.folder / RECORD).get("key") != key:
             return False
+        refuse_links_out(self.folder)
         for name, target in files.items():
             _link(self.folder / name, target)
         return True
 
     def put(self, files: Mapping[str, Path]) -> None:
-        """Keep a finished fit: gathered aside, sealed, then renamed, so that an entry is whole or absent."""
+        """Keep a finished fit: gathered aside, sealed, then renamed, so that an entry is whole or absent.
+
+        Raises:
+            ResourceError: it cannot be written; nothing half-written stays behind.
+        """
         aside = self.folder.with_name(f".writing-{self.folder.name}")
-        with locked(self.folder.parent, waiting=lambda: None):
-            shutil.rmtree(aside, ignore_errors=True)
-            for name, source in files.items():
-                _link(source, aside / name)
-            seal(aside, KIND)
-            # Without its manifest, what is left of the old entry is none.
-            (self.folder / MANIFEST).unlink(missing_ok=True)
-            shutil.rmtree(self.folder, ignore_errors=True)
-            aside.rename(self.folder)
+        with refused(self.folder, "cache "), locked(self.folder.parent, waiting=lambda: None):
+            try:
+                remove(aside)
+                for name, source in files.items():
+                    _link(source, aside / name)
+                seal(aside, KIND)
+                # Without its manifest, what is left of the old entry is none.
+                (self.folder / MANIFEST).unlink(missing_ok=True)
+                remove(self.folder)
+                aside.rename(self.folder)
+            except BaseException:
+                remove(aside)
+                raise
 
 
 def _link(source: Path, target: Path) -> None:
@@ -61,9 +70,11 @@ def _link(source: Path, target: Path) -> None:
         for file in source.iterdir():
             _link(file, target / file.name)
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
+    with refused(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
     try:
         os.link(source, target)
     except OSError:
-        shutil.copyfile(source, target)
+        with whole(target) as aside:
+            shutil.copyfile(source, aside)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distill.disk import whole
+from distill.disk import refused, whole
 
 
 class MetricsLog:
@@ -40,7 +40,12 @@ class MetricsLog:
             return False
 
     def __call__(self, figures: Mapping[str, Any]) -> None:
-        """Append one line."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"fit": self._fit, **figures}) + "\n")
+        """Append one line.
+
+        Raises:
+            ResourceError: it cannot be written, and what is there of it will be dropped.
+        """
+        with refused(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps({"fit": self._fit, **figures}) + "\n")

@@ -10,7 +10,7 @@ from pathlib import Path
 from distill.disk import whole
 from distill.errors import DataError, NumericsError
 
-from .row import Row
+from .row import Row, parsed
 from .task import Answer
 
 
@@ -19,6 +19,7 @@ def write_predictions(path: str | os.PathLike[str], answers: Iterable[Answer]) -
 
     Raises:
         NumericsError: a logit is NaN or infinite; nothing is written.
+        ResourceError: the file cannot be written; an older one stands.
     """
     target = Path(path)
     with whole(target) as aside, aside.open("w", encoding="utf-8") as file:
@@ -52,10 +53,7 @@ def read_predictions(path: str | os.PathLike[str]) -> list[Answer]:
 
 def answer_of(where: str, line: str) -> Answer:
     """One line of the file."""
-    try:
-        row = Row(where, json.loads(line))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where}: not valid JSON ({error.msg} at column {error.colno})") from error
+    row = Row(where, parsed(where, line))
     logits, golds = row.fields.get("logits"), row.fields.get("golds")
     if not isinstance(logits, list) or not all(type(logit) in (int, float) for logit in logits):
         row.fail("logits", "a list of numbers")

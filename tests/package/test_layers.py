@@ -11,7 +11,7 @@ REPOSITORY = Path(__file__).parents[2]
 # Parts of one line do not import each other.
 LAYERS = (
     ("errors",),
-    ("disk", "signals"),
+    ("disk", "memory", "signals"),
     ("manifest",),
     ("losses", "progress", "environment", "run_folder"),
     ("recipe", "alignment"),

@@ -49,7 +49,8 @@ class CacheEntry:
             ResourceError: it cannot be written; nothing half-written stays behind.
         """
         aside = self.folder.with_name(f".writing-{self.folder.name}")
-        with refused(self.folder, "cache "), locked(self.folder.parent, waiting=lambda: None):
+        lock = self.folder.with_name(".writing")
+        with refused(self.folder, "cache "), locked(lock, waiting=lambda: None):
             try:
                 remove(aside)
                 for name, source in files.items():

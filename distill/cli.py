@@ -273,10 +273,18 @@ def conformance(
 
 def main() -> NoReturn:
     """Run the command line and exit: 0 done, 1 our failure, 2 the user's input, 130 and 143 for signals."""
-    sys.exit(_main())
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        code = _main()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    sys.exit(code)
 
 
 def _main() -> int:
+    global _asked_by
+    _asked_by = None
     signal.signal(signal.SIGTERM, _stop)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not ignored by who started us
         signal.signal(signal.SIGINT, _stop)

@@ -33,6 +33,7 @@ from distill.memory import enough_memory, ran_out_of_memory, what_was_wanted
 from distill.models import Batch, DataSet, Prediction, SparsePrediction, Student, Teacher, set_dropout
 from distill.progress import Progress, Silent
 from distill.recipe import TrainRecipe
+from distill.signals import HeldBack
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -184,6 +185,8 @@ class Engine:
         torch.manual_seed(seed)
         self.step_number = 0
         self.tokens = 0
+        self.seconds = 0.0  # of training, those before an interruption included
+        self._started = time.monotonic()
         self.total_steps = total_steps(train, len(features), accelerator.num_processes)
         if train.freeze_embeddings:
             for module in student.model.modules():
@@ -240,41 +243,51 @@ class Engine:
     def run(self) -> Student:
         """Train to the last step, continuing from the newest checkpoint if there is one.
 
+        One process that SIGINT or SIGTERM asks to stop finishes its step, with the evaluation that belongs to it, and
+        leaves a checkpoint before the signal takes its course; a second signal takes it at once. Several processes
+        stop at once, each at a step of its own: they go on from the checkpoint before.
+
         Returns:
             The student, in inference mode.
         """
         if not self._resumed:
             self.resume()
         self.progress.begin(self.name, self.total_steps, self.step_number)
-        started, tokens_before = time.monotonic(), self.tokens
-        for batch in self._batches():
-            self.step(batch)
-            if self.step_number % self.train.logging_steps == 0 or self.step_number == self.total_steps:
-                seconds = time.monotonic() - started
-                figures = self._figures() | {
-                    "tokens_per_second": round((self.tokens - tokens_before) / seconds)
-                }
-                self.log({"step": self.step_number, **figures})
-                self.progress.advance(self.step_number, f"loss {figures['loss']:.4f}")
-            else:
-                self.progress.advance(self.step_number)
-            if self.evaluate and self.train.eval_steps and self.step_number % self.train.eval_steps == 0:
-                self.student.model.train(mode=False)
-                with enough_memory(
-                    f"{self.name}: evaluation at step {self.step_number}",
-                    "lower train.per_device_eval_batch_size",
-                ):
-                    self.log({"step": self.step_number, **self.evaluate()})
-                self.student.model.train()
-            if (
-                self.checkpoints
-                and self.step_number % self.train.save_steps == 0
-                and self.step_number < self.total_steps
-            ):
-                self._save()
+        self._started, tokens_before = time.monotonic(), self.tokens
+        alone = self.accelerator.num_processes == 1
+        with HeldBack() if alone else nullcontext() as stop:
+            for batch in self._batches():
+                self.step(batch)
+                self._after_step(tokens_before)
+                asked = stop is not None and stop.asked is not None
+                due = self.step_number % self.train.save_steps == 0 and self.step_number < self.total_steps
+                if self.checkpoints and (due or asked):
+                    self._save()
+                if stop is not None and asked:
+                    stop.deliver()
+        self.seconds += time.monotonic() - self._started
         self.student.model = self.accelerator.unwrap_model(self.student.model)
         self.student.model.train(mode=False)
         return self.student
+
+    def _after_step(self, tokens_before: int) -> None:
+        """Log and tell where the training is, and evaluate where that is due."""
+        if self.step_number % self.train.logging_steps == 0 or self.step_number == self.total_steps:
+            figures = self._figures() | {
+                "tokens_per_second": round((self.tokens - tokens_before) / (time.monotonic() - self._started))
+            }
+            self.log({"step": self.step_number, **figures})
+            self.progress.advance(self.step_number, f"loss {figures['loss']:.4f}")
+        else:
+            self.progress.advance(self.step_number)
+        if self.evaluate and self.train.eval_steps and self.step_number % self.train.eval_steps == 0:
+            self.student.model.train(mode=False)
+            with enough_memory(
+                f"{self.name}: evaluation at step {self.step_number}",
+                "lower train.per_device_eval_batch_size",
+            ):
+                self.log({"step": self.step_number, **self.evaluate()})
+            self.student.model.train()
 
     def step(self, batch: list[int]) -> None:
         """One optimizer step on the examples of `batch`, forward pass by forward pass."""
@@ -656,15 +669,26 @@ class Engine:
                     "student": _weights(model),
                     "optimizer": optimizer_tensors(self.optimizer),
                     "random": states,
+                    "figures": {
+                        **{f"sum:{name}": total for name, total in self._sums.items()},
+                        **{f"weight:{name}": weight for name, weight in self._weights.items()},
+                    },
                     **({"projections": _weights(self.projections)} if self.projections else {}),
                 },
                 {
                     "owner": self.owner,
                     "scheduler": self.scheduler.state_dict(),
                     "tokens": self.tokens,
+                    "seconds": self.seconds + time.monotonic() - self._started,
                     "at_once": self.plan.at_once,
                     "losses": self._spikes.losses,
-                    "loss": [asdict(term) for term in self.loss] if self.loss.scheduled else None,
+                    # A scheduled loss is its own state.
+                    "loss": {
+                        name: asdict(term)
+                        for name, term in zip(self.loss.names, self.loss, strict=True)
+                        if term.scheduled
+                    },
+                    "own_texts": self.own_texts.unsaid if self.own_texts else None,
                 },
             )
         self.accelerator.wait_for_everyone()
@@ -676,7 +700,8 @@ class Engine:
             The step it stands at; 0 without one.
 
         Raises:
-            CheckpointError: the only checkpoints there are damaged or belong to another training.
+            CheckpointError: the only checkpoints there are damaged, or lack what this training goes on from.
+            MismatchError: they belong to another training.
         """
         self._resumed = True
         if self.checkpoints is None:
@@ -687,9 +712,16 @@ class Engine:
         if checkpoint is None:
             return 0
         student = self.accelerator.unwrap_model(self.student.model)
+        missing = {"student", "optimizer", "random", "figures"} - checkpoint.tensors.keys()
+        if missing:
+            raise CheckpointError(f"{self.checkpoints}: the checkpoint holds no {min(missing)}")
+        if checkpoint.step and not checkpoint.tensors["optimizer"]:
+            raise CheckpointError(f"{self.checkpoints}: the checkpoint's optimizer is empty")
         for what, module in (("student", student), ("projections", self.projections)):
             weights, stored = _weights(module), checkpoint.tensors.get(what, {})
-            if weights.keys() != stored.keys():
+            if {name: tensor.shape for name, tensor in weights.items()} != {
+                name: tensor.shape for name, tensor in stored.items()
+            }:
                 raise CheckpointError(f"{self.checkpoints}: the checkpoint's {what} tensors are others")
             with torch.no_grad():
                 for name, tensor in weights.items():
@@ -702,12 +734,19 @@ class Engine:
         restore_random(self.accelerator, checkpoint.tensors["random"])
         self.step_number = checkpoint.step
         self.tokens = int(checkpoint.state["tokens"])
+        self.seconds = float(checkpoint.state["seconds"])
         self.plan = replace(self.plan, at_once=checkpoint.state["at_once"])
         self._spikes.losses = checkpoint.state["losses"]
-        if self.loss.scheduled:
-            # A scheduled loss is its own state.
-            stored_terms = zip(self.loss, checkpoint.state["loss"], strict=True)
-            self.loss = Total(type(term)(**fields) for term, fields in stored_terms)
+        terms = zip(self.loss.names, self.loss, strict=True)
+        self.loss = Total(
+            type(term)(**checkpoint.state["loss"][name]) if term.scheduled else term for name, term in terms
+        )
+        for name, tensor in checkpoint.tensors["figures"].items():
+            kind, _, figure = name.partition(":")
+            kept = self._sums if kind == "sum" else self._weights
+            kept[figure] = tensor.to(self.accelerator.device)
+        if self.own_texts:
+            self.own_texts.remember(checkpoint.state["own_texts"])
         return self.step_number
 
 

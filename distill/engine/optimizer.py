@@ -40,7 +40,11 @@ def optimizer_tensors(optimizer: Any) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: Any, tensors: Mapping[str, Tensor]) -> None:
-    """Put stored tensors back. What the optimizer holds besides (learning rates) is the scheduler's to restore."""
+    """Put stored tensors back. What the optimizer holds besides (learning rates) is the scheduler's to restore.
+
+    Raises:
+        CheckpointError: they are another optimizer's, or only a part of one's.
+    """
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         number, name = key.split(".", 1)
@@ -49,4 +53,10 @@ def restore_optimizer(optimizer: Any, tensors: Mapping[str, Tensor]) -> None:
     expected = {number for group in whole["param_groups"] for number in group["params"]}
     if state.keys() - expected:
         raise CheckpointError("the checkpoint's optimizer has other parameters than the student")
+    of_each = {name for entry in state.values() for name in entry}
+    for parameter, entry in state.items():
+        if of_each - entry.keys():
+            raise CheckpointError(
+                f"the checkpoint's optimizer lacks {min(of_each - entry.keys())} of parameter {parameter}"
+            )
     optimizer.load_state_dict({**whole, "state": state})

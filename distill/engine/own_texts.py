@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -146,6 +146,23 @@ class OwnTexts:
             }
         self._forget()
         return {f"on_policy/{name}": figure for name, figure in figures.items()}
+
+    @property
+    def unsaid(self) -> dict[str, Any]:
+        """What was remembered since the last `figures`, as JSON keeps it; `remember` takes it back."""
+        return {
+            "lengths": self._lengths,
+            "distinct": self._distinct,
+            "ended": self._ended,
+            "seconds": self._seconds,
+        }
+
+    def remember(self, unsaid: Mapping[str, Any]) -> None:
+        """Go on counting from what `unsaid` said."""
+        self._forget()
+        self._lengths += unsaid["lengths"]
+        self._distinct += unsaid["distinct"]
+        self._ended, self._seconds = unsaid["ended"], unsaid["seconds"]
 
     def _prompt(self, index: int) -> Ids:
         return self.data.prompt(index, self.settings.prompt_tokens)

@@ -146,24 +146,26 @@ def merged(model: PeftModel, *, in_place: bool = False) -> PreTrainedModel:
     return plain
 
 
-def save_adapter(model: PeftModel, folder: Path, base: str | None) -> None:
+def save_adapter(model: PeftModel, folder: Path, base: str | None, home: Path) -> None:
     """Write an adapter that cannot be merged, in peft's own format.
 
     Args:
         model: what was trained.
         folder: where to.
         base: the folder or hub id of the model under it; None writes that model too, into `base/`.
+        home: where the folder will stand.
     """
     if base is None:
         plain = copy.deepcopy(unwrapped_adapter(model))
         _without_wrappers(plain)
         plain.save_pretrained(folder / BASE_FOLDER)
-        base = str((folder / BASE_FOLDER).resolve())
+        base = str((home / BASE_FOLDER).resolve())
     config = model.active_peft_config
     config.base_model_name_or_path = base
     with _quiet_peft():
         # "auto" would ask the hub whether the base's vocabulary grew.
         model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)  # peft's empty form of a model card
 
 
 def load_adapter(base: PreTrainedModel, folder: str, name: str, *, merge: bool = True) -> PreTrainedModel:

@@ -16,7 +16,7 @@ from distill.cache import CacheSummary
 from distill.disk import remove, whole
 from distill.engine import Engine
 from distill.engine.reading import Reader, reading_for
-from distill.errors import MismatchError
+from distill.errors import CheckpointError, MismatchError
 from distill.evaluation import added, size, task_score
 from distill.losses import Labels, Total
 from distill.models import Batch, EnsembleTeacher, Student, Teacher, parameter_budget
@@ -25,7 +25,7 @@ from distill.models.source import is_model
 from distill.models.teacher import weights_precision
 from distill.recipe import MemberRecipe, TrainRecipe
 from distill.recipe.paths import public_name
-from distill.run_folder import Role, fit_name, read_json, write_json
+from distill.run_folder import Role, fit_name
 from distill.runs.cache import RECORD, CacheEntry
 from distill.runs.comparisons import Comparisons
 from distill.runs.job import Job
@@ -155,13 +155,18 @@ class Workbench:
     ) -> Fit:
         if self._is_done(fit, keep_model=keep_model):
             self.job.progress.say(f"{fit.name}: already done")
+            self._clear(fit)
             return fit
         shared = self._shared_entry(fit)
         if shared and self.job.accelerator.is_main_process:
-            shared.take(fit.key, self._files_of(fit, keep_model=keep_model))
+            try:
+                shared.take(fit.key, self._files_of(fit, keep_model=keep_model))
+            except CheckpointError as error:
+                self.job.progress.say(f"{fit.name}: cache {error}; it is made again")
         self.job.accelerator.wait_for_everyone()
         if self._is_done(fit, keep_model=keep_model):
             self.job.progress.say(f"{fit.name}: taken from the cache")
+            self._clear(fit)
             return fit
         started = time.monotonic()
         made, record = make()
@@ -175,14 +180,19 @@ class Workbench:
                 "seed": fit.seed,
                 "train_examples": len(self.job.training),
                 "truncated": truncated,
-                "seconds": round(time.monotonic() - started, 1),
+                "seconds": round(record.get("seconds", 0.0) + time.monotonic() - started, 1),
             }
-            write_json(self.job.folder.fit(fit.name), record)
+            self.job.folder.write_fit(fit.name, record)
             if shared:
                 shared.put(self._files_of(fit, keep_model=keep_model))
-            shutil.rmtree(self.job.folder.checkpoints(fit.name), ignore_errors=True)
+            self._clear(fit)
         self.job.accelerator.wait_for_everyone()
         return fit
+
+    def _clear(self, fit: Fit) -> None:
+        """A finished fit needs no checkpoints; who was killed while removing them left some."""
+        if self.job.accelerator.is_main_process:
+            shutil.rmtree(self.job.folder.checkpoints(fit.name), ignore_errors=True)
 
     def _train_model(
         self,
@@ -197,7 +207,7 @@ class Workbench:
             self._say_size(student)
         log = MetricsLog(self.job.folder.metrics, fit.name)
         engine = self.engine(fit, student, loss, train, teacher, log)
-        resumed = engine.resume()
+        resumed, earlier = engine.resume(), engine.seconds
         if self.job.accelerator.is_main_process:
             log.start_at(resumed)
         if first and not resumed and self.job.recipe.preflight:
@@ -209,6 +219,7 @@ class Workbench:
         return student, {
             "steps": engine.step_number,
             "tokens": engine.tokens,
+            "seconds": earlier,
             "provenance": student.start,
         }
 
@@ -243,9 +254,7 @@ class Workbench:
     def _say_size(self, student: Student) -> None:
         """The student's parameters, before anything is trained."""
         budget = parameter_budget(student.model)
-        teacher = read_json(
-            self.job.folder.fit(fit_name("teacher", self.job.task.name, self.job.recipe.seeds[0]))
-        )
+        teacher = self.job.folder.read_fit(fit_name("teacher", self.job.task.name, self.job.recipe.seeds[0]))
         ratio = budget.total / teacher["parameters"]
         self.job.progress.say(
             f"student-{self.job.task.name}: {budget.as_text()}, {ratio:.2f} of the teacher's"
@@ -301,7 +310,7 @@ class Workbench:
         path = self.job.folder.fit(fit.name)
         if not path.is_file():
             return False
-        if read_json(path).get("key") != fit.key:
+        if self.job.folder.read_fit(fit.name).get("key") != fit.key:
             raise MismatchError(
                 f"{path}: was made with other settings, data or versions; use another --out or remove the folder"
             )

@@ -11,7 +11,8 @@ REPOSITORY = Path(__file__).parents[2]
 # Parts of one line do not import each other.
 LAYERS = (
     ("errors",),
-    ("disk", "memory"),
+    ("disk", "memory", "signals"),
+    ("manifest",),
     ("losses", "progress", "environment", "run_folder"),
     ("recipe", "alignment"),
     ("models", "tasks"),

@@ -1,14 +1,21 @@
-"""Small real models, made once a test session."""
+"""Small real models, made once a test session, and no network."""
 
 from __future__ import annotations
 
 import gc
 import importlib.metadata
 import os
-from collections.abc import Iterator
+import runpy
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from torch import nn
 
 # Before torch is imported, here or in a process that a test starts: on small models two threads wait for each other
 # more than they compute, and on a busy machine many times more.
@@ -17,6 +24,28 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TRITON_INTERPRET", "1")
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# Nothing connects to another machine, neither here nor in a process that a test starts.
+OFFLINE = ROOT / "tests" / "offline"
+CONNECTIONS = Path(tempfile.mkdtemp(prefix="distill-tests-")) / "connections"
+os.environ["DISTILL_CONNECTIONS"] = str(CONNECTIONS)
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(OFFLINE), os.environ.get("PYTHONPATH"))))
+runpy.run_path(str(OFFLINE / "sitecustomize.py"))
+
+
+@pytest.fixture(autouse=True)
+def _no_connection() -> Iterator[None]:
+    """Fail a test that went to the network, even where the library that did went on without."""
+    CONNECTIONS.unlink(missing_ok=True)
+    yield
+    if CONNECTIONS.is_file():
+        wanted = sorted(set(CONNECTIONS.read_text(encoding="utf-8").splitlines()))
+        pytest.fail(f"went to the network: {', '.join(wanted)}")
+
+
+def pytest_unconfigure() -> None:
+    """Leave nothing behind."""
+    shutil.rmtree(CONNECTIONS.parent, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -84,3 +113,40 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def model_state() -> Callable[[nn.Module], dict[str, Any]]:
+    """A function that writes down all there is to a model: sha256 of every tensor, modes, flags, gradients, hooks."""
+    import copy
+    import hashlib
+
+    import torch
+
+    def digest(tensor: torch.Tensor) -> str:
+        data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        return f"{tensor.dtype} {tuple(tensor.shape)} {hashlib.sha256(data.numpy().tobytes()).hexdigest()}"
+
+    def state(model: nn.Module) -> dict[str, Any]:
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        tensors = parameters | dict(model.named_buffers(remove_duplicate=False))
+        modules = dict(model.named_modules())
+        settings = [getattr(model, name, None) for name in ("config", "generation_config")]
+        return {
+            "tensors": {name: digest(tensor) for name, tensor in tensors.items()},
+            "identity": {name: id(tensor) for name, tensor in tensors.items()},
+            "training": {name: module.training for name, module in modules.items()},
+            "requires_grad": {name: tensor.requires_grad for name, tensor in tensors.items()},
+            "gradients": {name for name, parameter in parameters.items() if parameter.grad is not None},
+            "hooks": {
+                (name, hook)
+                for name, module in modules.items()
+                for hooks in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)
+                for hook in hooks.values()
+                # Transformers installs its own when hidden states are first asked for, and leaves them there.
+                if not hook.__module__.startswith("transformers.")
+            },
+            "settings": copy.deepcopy([None if each is None else each.to_dict() for each in settings]),
+        }
+
+    return state

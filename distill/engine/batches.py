@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from distill.recipe import TrainRecipe
 
@@ -24,12 +24,20 @@ class Plan:
         accumulation: forward passes of a device that one optimizer step adds up.
         devices: processes that share a step.
         group: examples of a batch-wise group; None is the whole batch of a step.
+        at_once: examples of a forward pass where memory did not hold `micro_batch` of them; what a step and a device
+            share of a batch stays the same.
     """
 
     micro_batch: int
     accumulation: int = 1
     devices: int = 1
     group: int | None = None
+    at_once: int | None = None
+
+    @property
+    def held(self) -> int:
+        """Examples that memory has to hold in a forward pass."""
+        return self.at_once or self.micro_batch
 
     @property
     def batch(self) -> int:
@@ -53,8 +61,21 @@ class Plan:
         places = [place for place in mine if place < len(batch)]
         if not places:
             return [([batch[0]], [0], 0.0)]
-        chunks = [places[i : i + self.micro_batch] for i in range(0, len(places), self.micro_batch)]
-        return [([batch[p] for p in chunk], [p // group for p in chunk], 1.0) for chunk in chunks]
+        return self.split([([batch[p] for p in places], [p // group for p in places], 1.0)])
+
+    def split(self, micro_batches: Sequence[MicroBatch]) -> list[MicroBatch]:
+        """The same examples, as many a forward pass as memory holds."""
+        return [
+            (index[first : first + self.held], group[first : first + self.held], weight)
+            for index, group, weight in micro_batches
+            for first in range(0, len(index), self.held)
+        ]
+
+    def halved(self, *, whole_groups: bool) -> Plan | None:
+        """The same batches with half as many examples a forward pass; None where these cannot be fewer."""
+        unit = (self.group or self.batch) if whole_groups else 1
+        half = self.held // 2 // unit * unit
+        return replace(self, at_once=half) if half else None
 
 
 def total_steps(train: TrainRecipe, examples: int, devices: int = 1) -> int:

@@ -6,14 +6,16 @@ batch ─► teacher ─┐          (on policy: the batch's prompts, as the stu
 
 from __future__ import annotations
 
+import bisect
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -23,9 +25,11 @@ from distill.engine.checkpoint import latest_checkpoint, save_checkpoint
 from distill.engine.comparison import Comparison, CrossAttention, Turn
 from distill.engine.optimizer import make_optimizer, optimizer_tensors, restore_optimizer
 from distill.engine.own_texts import OwnTexts
-from distill.engine.random_state import random_tensors, restore_random
-from distill.errors import CheckpointError, NumericsError, RecipeError
+from distill.engine.random_state import own_random, random_tensors, restore_own, restore_random
+from distill.engine.spikes import WINDOW, Spikes
+from distill.errors import CheckpointError, NumericsError, RecipeError, ResourceError
 from distill.losses import Loss, ModelPair, Rows, Total, Wanted
+from distill.memory import enough_memory, ran_out_of_memory, what_was_wanted
 from distill.models import Batch, DataSet, Prediction, SparsePrediction, Student, Teacher, set_dropout
 from distill.progress import Progress, Silent
 from distill.recipe import TrainRecipe
@@ -35,6 +39,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from distill.losses import Evaluation
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -54,19 +60,32 @@ class Work:
         micro_batches: what each forward pass on this device takes of them.
         loss: the terms that count.
         rows: how many rows the whole batch has, on all devices, for the terms of these names.
+        prompts: of the student's own texts: the training example whose prompt each of them continues.
     """
 
     data: DataSet
     micro_batches: list[MicroBatch]
     loss: Total
     rows: dict[tuple[str, ...], int]
+    prompts: list[int] | None = None
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """Where a step began: what its forward passes change besides gradients."""
+
+    random: dict[str, Tensor]
+    tokens: int
+    sums: dict[str, Tensor]
+    weights: dict[str, Tensor]
 
 
 class Engine:
     """Trains one student with one loss on one data set.
 
     Normalisation is exact: however a batch is split into forward passes or devices, the gradient is that of
-    Σ weight·value / Σ weight over the whole batch.
+    Σ weight·value / Σ weight over the whole batch. A forward pass that memory does not hold is therefore made again in
+    halves, for the rest of the training and in a continued one: the same batch, the same gradient to rounding.
 
     Args:
         student: its weights are changed in place.
@@ -86,11 +105,14 @@ class Engine:
         log: receives one dictionary of figures every `train.logging_steps` steps.
         progress: told where the run is.
         accelerator: for devices and processes; made here when None.
+        example_name: what errors call the training example at an index.
 
     Raises:
         RecipeError: the batch would be split inside a batch-wise group, a teacher is missing, a term cannot
             compare these two models, or there are no texts of the student's own to train on.
         NumericsError: from `run`, when loss or gradient is not finite; the weights are those of the step before.
+        ResourceError: from `run`, when memory does not hold a forward pass that cannot be made smaller, or a disk not
+            what is written.
 
     Example:
         See "In your own script" of the README.
@@ -112,6 +134,7 @@ class Engine:
         log: Callable[[dict[str, Any]], None] | None = None,
         progress: Progress | None = None,
         accelerator: Accelerator | None = None,
+        example_name: Callable[[int], str] | None = None,
     ):
         if accelerator is None:
             from accelerate import Accelerator
@@ -130,6 +153,8 @@ class Engine:
         self.evaluate = evaluate
         self.log = log or (lambda figures: None)
         self.progress = progress or Silent()
+        self.example_name = example_name or "training example {}".format
+        self.name = owner.split("@")[0] or "training"
         self.plan = Plan(
             micro_batch=train.per_device_train_batch_size,
             accumulation=train.gradient_accumulation_steps,
@@ -179,6 +204,7 @@ class Engine:
         self._autocast = _wants_bf16(train, accelerator.device)
         self._sums: dict[str, Tensor] = {}
         self._weights: dict[str, Tensor] = {}
+        self._spikes = Spikes()
         self._resumed = False
         self._head: SharedHead | None = None
 
@@ -219,7 +245,7 @@ class Engine:
         """
         if not self._resumed:
             self.resume()
-        self.progress.begin(self.owner.split("@")[0] or "training", self.total_steps, self.step_number)
+        self.progress.begin(self.name, self.total_steps, self.step_number)
         started, tokens_before = time.monotonic(), self.tokens
         for batch in self._batches():
             self.step(batch)
@@ -234,7 +260,11 @@ class Engine:
                 self.progress.advance(self.step_number)
             if self.evaluate and self.train.eval_steps and self.step_number % self.train.eval_steps == 0:
                 self.student.model.train(mode=False)
-                self.log({"step": self.step_number, **self.evaluate()})
+                with enough_memory(
+                    f"{self.name}: evaluation at step {self.step_number}",
+                    "lower train.per_device_eval_batch_size",
+                ):
+                    self.log({"step": self.step_number, **self.evaluate()})
                 self.student.model.train()
             if (
                 self.checkpoints
@@ -248,10 +278,37 @@ class Engine:
 
     def step(self, batch: list[int]) -> None:
         """One optimizer step on the examples of `batch`, forward pass by forward pass."""
-        work = self._work(batch)
-        finite = torch.ones((), dtype=torch.bool, device=self.accelerator.device)
+        where = f"{self.name}: step {self.step_number + 1}"
+        work, begun = self._work(batch), self._beginning()
+        loss, totals = self.within_memory(where, lambda: self._add_up(work))
+        self._average_projections()
+        parameters = [p for _, p in self._trained() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        lost, length = torch.stack([loss, norm.to(loss)]).tolist()  # waits for the device once
+        if not (math.isfinite(lost) and math.isfinite(length)):
+            raise self._culprit(work, begun)
+        if self.train.max_grad_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.train.max_grad_norm, norm)
+        self._sums["gradient_norm"] = norm
+        with enough_memory(where, "take a smaller student, or train.freeze_embeddings: true"):
+            self.optimizer.step()
+        self.scheduler.step()
+        self.optimizer.zero_grad()
+        self.step_number += 1
+        self._warn_of_a_spike(lost)
+        if self.loss.scheduled:
+            rows_of = {name: rows for names, rows in work.rows.items() for name in names}
+            figures = {
+                name: float(self.accelerator.reduce(total, "sum")) / rows_of[name]
+                for name, total in totals.items()
+            }
+            self.loss = self.loss.advance(figures, progress=self.step_number / self.total_steps)
+
+    def _add_up(self, work: Work) -> tuple[Tensor, dict[str, Tensor]]:
+        """The gradient of a step; its loss on this device, and the sum of each term's weighted values."""
+        added = torch.zeros((), device=self.accelerator.device)
         totals: dict[str, Tensor] = {}
-        for last, micro in _mark_last(work.micro_batches):
+        for last, micro in _mark_last(self.plan.split(work.micro_batches)):
             with self.accelerator.no_sync(self.student.model) if not last else nullcontext():
                 parts = [
                     (part, part.terms.evaluate(part.rows, self.projections))
@@ -263,30 +320,86 @@ class Engine:
                 ]
                 # Devices average their gradients: multiplying by their number makes the sum over the whole batch.
                 loss = torch.stack(means).sum() * self.plan.devices
-                finite &= loss.isfinite()
+                added += loss.detach()
                 self.accelerator.backward(loss)
             for part, values in parts:
                 for name, total in self._remember(part.rows, values).items():
                     totals[name] = totals.get(name, torch.zeros_like(total)) + total
-        self._average_projections()
-        parameters = [p for _, p in self._trained() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if not bool(finite & norm.isfinite()):
-            raise self._culprit(work)
-        if self.train.max_grad_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(parameters, self.train.max_grad_norm, norm)
-        self._sums["gradient_norm"] = norm
-        self.optimizer.step()
-        self.scheduler.step()
-        self.optimizer.zero_grad()
-        self.step_number += 1
-        if self.loss.scheduled:
-            rows_of = {name: rows for names, rows in work.rows.items() for name in names}
-            figures = {
-                name: float(self.accelerator.reduce(total, "sum")) / rows_of[name]
-                for name, total in totals.items()
-            }
-            self.loss = self.loss.advance(figures, progress=self.step_number / self.total_steps)
+        return added, totals
+
+    def within_memory(self, where: str, work: Callable[[], Made]) -> Made:
+        """Do what makes forward passes and no step; where memory runs out, do it again with half the examples in each.
+
+        The failed attempt's gradients and figures are dropped and random numbers drawn again. Where checkpoints are
+        kept one is made, so that a continued training splits its batches in the same way.
+
+        Args:
+            where: to name in what is said.
+            work: asks `plan` how batches are split.
+
+        Raises:
+            ResourceError: a forward pass holds one example, or one group of a batch-wise loss; or several processes
+                share the step, which would have to agree while some of them wait for the others' gradients.
+        """
+        begun = self._beginning()
+        while True:
+            try:
+                return work()
+            except Exception as error:
+                if not ran_out_of_memory(error):
+                    raise
+                self.plan = self._smaller_plan(where, error)
+            # Only now that the error is gone are the tensors of the failed attempt.
+            from accelerate.utils.memory import clear_device_cache
+
+            self._back_to(begun)
+            clear_device_cache(garbage_collection=True)
+            if self.checkpoints:
+                self._save()
+
+    def _smaller_plan(self, where: str, error: Exception) -> Plan:
+        found = (
+            f"{where}: out of memory with {self.plan.held} examples a forward pass ({what_was_wanted(error)})"
+        )
+        if self.plan.devices > 1:
+            raise ResourceError(
+                f"{found} in process {self.accelerator.process_index} of {self.plan.devices}; halve "
+                "train.per_device_train_batch_size and double train.gradient_accumulation_steps: the gradient stays "
+                "the same"
+            ) from error
+        smaller = self.plan.halved(whole_groups=not self.loss.additive)
+        if smaller is None and self.plan.held == 1:
+            raise ResourceError(
+                f"{found}, which cannot be fewer; lower data.max_length, take a smaller student or teacher, or set "
+                "train.freeze_embeddings: true or precision: bf16"
+            ) from error
+        if smaller is None:
+            raise ResourceError(
+                f"{found}, and a group of a batch-wise loss must not be cut; lower the loss's group_size or "
+                "train.per_device_train_batch_size (either changes what is compared), or data.max_length"
+            ) from error
+        self.progress.say(
+            f"{found}; goes on with {smaller.held} at once: the same batch, the same gradient, more forward passes"
+        )
+        return smaller
+
+    def _beginning(self) -> Beginning:
+        return Beginning(own_random(self.accelerator), self.tokens, {**self._sums}, {**self._weights})
+
+    def _back_to(self, begun: Beginning) -> None:
+        """Forget the forward passes since."""
+        for _, parameter in self._trained():
+            parameter.grad = None
+        restore_own(self.accelerator, begun.random)
+        self.tokens, self._sums, self._weights = begun.tokens, {**begun.sums}, {**begun.weights}
+
+    def _warn_of_a_spike(self, loss: float) -> None:
+        height = self._spikes.above(loss)
+        if height is not None:
+            self.progress.say(
+                f"{self.name}: step {self.step_number}: loss {loss:.4g} is {height:.0f} standard deviations above the "
+                f"{WINDOW} before it; if it does not come down again, lower learning_rate or max_grad_norm. Said once"
+            )
 
     def _trained(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         yield from self.student.model.named_parameters()
@@ -300,11 +413,16 @@ class Engine:
 
     def _written(self, own_texts: OwnTexts, micro_batches: list[MicroBatch]) -> Work:
         """The student's own texts for these forward passes, and how many rows they make on all devices."""
-        with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self._autocast):
+        prompts = [i for index, _, _ in micro_batches for i in index]
+        with (
+            torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self._autocast),
+            enough_memory(
+                f"{self.name}: step {self.step_number + 1}, texts of its own",
+                "lower train.per_device_eval_batch_size or train.on_policy.max_new_tokens",
+            ),
+        ):
             texts = own_texts.write(
-                self.accelerator.unwrap_model(self.student.model),
-                [i for index, _, _ in micro_batches for i in index],
-                self.step_number,
+                self.accelerator.unwrap_model(self.student.model), prompts, self.step_number
             )
         place = itertools.count()
         renumbered = [([next(place) for _ in index], group, weight) for index, group, weight in micro_batches]
@@ -313,7 +431,8 @@ class Engine:
             device=self.accelerator.device,
         )
         loss = self.loss.against_teacher
-        return Work(texts, renumbered, loss, {loss.names: max(int(self.accelerator.reduce(rows, "sum")), 1)})
+        total = max(int(self.accelerator.reduce(rows, "sum")), 1)
+        return Work(texts, renumbered, loss, {loss.names: total}, prompts)
 
     def _split(self) -> tuple[Total | None, Total | None]:
         """The terms that need no teacher and those that do, where these see other rows."""
@@ -361,7 +480,7 @@ class Engine:
                 parts.append(Part(alone, own))
             if compared:
                 assert self._ask_teacher is not None  # noqa: S101 - was checked
-                turn = Turn(batch, self.epoch, said, self.student, self._ask_teacher, self.models)
+                turn = Turn(batch, self.epoch, said, self.student, self._ask_teacher, self.models, group)
                 parts.append(Part(compared, self.comparison.rows(turn)))
         return parts
 
@@ -401,7 +520,7 @@ class Engine:
         if self._head is None:
             tokens = max(self.student.tokenizer.get_vocab().values()) + 1
             self._head = SharedHead(student_NV.shape[1], teacher_NW.shape[1], tokens)
-            self.progress.say(f"{self.owner.split('@')[0] or 'training'}: {self._head.describe()}")
+            self.progress.say(f"{self.name}: {self._head.describe()}")
         return student_NV[:, : self._head.columns], teacher_NW[:, : self._head.columns]
 
     @property
@@ -456,33 +575,75 @@ class Engine:
             figures |= self.own_texts.figures(range(logged, self.step_number))
         return {"loss": float(weighted), **figures, "learning_rate": float(self.scheduler.get_last_lr()[0])}
 
-    def _culprit(self, work: Work) -> NumericsError:
-        """Which tensor was not finite at this step. The weights have not been touched."""
-        where = f"step {self.step_number + 1}"
-        gradients = [
-            name
-            for name, parameter in self._trained()
-            if parameter.grad is not None and not bool(parameter.grad.isfinite().all())
-        ]
-        self.optimizer.zero_grad()
+    def _culprit(self, work: Work, begun: Beginning) -> NumericsError:
+        """Which tensor was not finite at this step, and of which example. The weights have not been touched."""
+        where, unharmed = f"step {self.step_number + 1}", "the weights are those of the step before"
+        wrong = self._gradients_not_finite()
+        self._back_to(begun)  # the same dropout
         with torch.no_grad():
-            for micro in work.micro_batches:
+            for micro in self.plan.split(work.micro_batches):
                 for part in self._parts(work, micro):
                     try:
                         part.rows.check_finite()
                     except NumericsError as error:
-                        return NumericsError(f"{where}: {error}; the weights are those of the step before")
+                        of = self._example(work, micro, part, error)
+                        return NumericsError(f"{where}: {of}{error}; {unharmed}")
                     for name, (values_N, _) in part.terms.evaluate(part.rows, self.projections).items():
-                        if not bool(values_N.isfinite().all()):
+                        wrong_N = ~values_N.isfinite() & (part.rows.weights > 0)
+                        if bool(wrong_N.any()):
+                            row = int(wrong_N.nonzero()[0])
+                            of = self._example(work, micro, part, NumericsError("", row=row))
                             return NumericsError(
-                                f"{where}: loss term {name} is not finite; the weights are those of the step "
-                                "before; lower its temperature's extremes or its weight"
+                                f"{where}: {of}loss term {name} is not finite, got {float(values_N[row])}; "
+                                f"{unharmed}; lower its temperature's extremes or its weight"
                             )
-        first = gradients[0] if gradients else "the student"
+        cure = "lower learning_rate or use precision: fp32"
+        if not wrong:
+            return NumericsError(f"{where}: the gradient's norm is beyond float32; {unharmed}; {cure}")
         return NumericsError(
-            f"{where}: the gradient of {first} is not finite ({len(gradients)} tensors in all); the weights are "
-            "those of the step before; lower learning_rate or use precision: fp32"
+            f"{where}: {self._example_of_gradient(work)}the gradient of {wrong[0]} is not finite ({len(wrong)} tensors "
+            f"in all); {unharmed}; {cure}"
         )
+
+    def _gradients_not_finite(self) -> list[str]:
+        return [
+            name
+            for name, parameter in self._trained()
+            if parameter.grad is not None and not bool(parameter.grad.isfinite().all())
+        ]
+
+    def _example(self, work: Work, micro: MicroBatch, part: Part, found: NumericsError) -> str:
+        """Of which example a row or sequence of a forward pass is, as the beginning of an error; empty if unknown."""
+        index, *_ = micro
+        at = found.sequence
+        if found.row is not None:
+            if self.comparison is not None and part.terms.needs_teacher:
+                counts = [self.comparison.rows_of([i], self.epoch) for i in index]
+            else:
+                counts = [work.data.rows_of([i], self.epoch) for i in index]
+            known = sum(counts) == len(part.rows)
+            at = bisect.bisect_right(list(itertools.accumulate(counts)), found.row) if known else None
+        if at is None or at >= len(index):
+            return ""
+        return self._named(work, index[at])
+
+    def _named(self, work: Work, index: int) -> str:
+        if work.prompts is None:
+            return f"{self.example_name(index)}: "
+        return f"the student's own text behind the prompt of {self.example_name(work.prompts[index])}: "
+
+    def _example_of_gradient(self, work: Work) -> str:
+        """The first example whose gradient alone is not finite, as the beginning of an error; empty if there is none."""
+        if self.plan.devices > 1 or not self.loss.additive:
+            return ""
+        for index, group, weight in work.micro_batches:
+            for each in zip(index, group, strict=True):
+                self._add_up(replace(work, micro_batches=[([each[0]], [each[1]], weight)]))
+                found = self._gradients_not_finite()
+                self.optimizer.zero_grad()
+                if found:
+                    return self._named(work, each[0])
+        return ""
 
     def _save(self) -> None:
         model = self.accelerator.unwrap_model(self.student.model)
@@ -501,6 +662,8 @@ class Engine:
                     "owner": self.owner,
                     "scheduler": self.scheduler.state_dict(),
                     "tokens": self.tokens,
+                    "at_once": self.plan.at_once,
+                    "losses": self._spikes.losses,
                     "loss": [asdict(term) for term in self.loss] if self.loss.scheduled else None,
                 },
             )
@@ -539,6 +702,8 @@ class Engine:
         restore_random(self.accelerator, checkpoint.tensors["random"])
         self.step_number = checkpoint.step
         self.tokens = int(checkpoint.state["tokens"])
+        self.plan = replace(self.plan, at_once=checkpoint.state["at_once"])
+        self._spikes.losses = checkpoint.state["losses"]
         if self.loss.scheduled:
             # A scheduled loss is its own state.
             stored_terms = zip(self.loss, checkpoint.state["loss"], strict=True)

@@ -6,7 +6,9 @@ import random
 
 import pytest
 
+from distill.engine import Engine
 from distill.engine.batches import Plan, check_groups, epoch_batches, total_steps
+from distill.losses import Labels
 from distill.recipe import TrainRecipe
 
 DRAW = random.Random(1)
@@ -36,6 +38,40 @@ def test_sorting_by_length_saves_most_of_the_padding():
         return sum(max(LENGTHS[i] for i in b) * len(b) for b in batches) / sum(LENGTHS)
 
     assert padding(by_length=True) <= 1.3 < padding(by_length=False)
+
+
+@pytest.mark.parametrize(("by_length", "stop"), [(True, 5), (True, 8), (True, 20), (False, 14)])
+def test_a_training_sees_every_example_once_an_epoch_stopped_or_not(
+    new_student, features, tmp_path, stop_at, by_length, stop
+):
+    """Three epochs of 64 examples in 7 steps each. Nothing else decides the order: there are no worker processes."""
+    train = TrainRecipe(
+        num_train_epochs=3, per_device_train_batch_size=10, save_steps=4, group_by_length=by_length
+    )
+
+    def training(folder, seen):
+        engine = Engine(new_student(), Labels(), features, train, seed=2, checkpoints=folder, owner="a")
+        original = engine.step
+
+        def watched(batch):
+            original(batch)
+            seen.append(batch)
+
+        engine.step = watched
+        return engine
+
+    straight, broken, continued = [], [], []
+    training(None, straight).run()
+    assert len(straight) == 21
+    for epoch in range(3):
+        seen = [index for batch in straight[7 * epoch : 7 * (epoch + 1)] for index in batch]
+        assert sorted(seen) == list(range(64))
+    assert straight[:7] != straight[7:14] != straight[14:]
+
+    stop_at(training(tmp_path, broken), stop)
+    training(tmp_path, continued).run()
+    assert broken == straight[:stop]
+    assert continued == straight[stop // 4 * 4 :]
 
 
 @pytest.mark.parametrize("size", [1, 5, 31, 32])

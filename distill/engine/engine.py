@@ -21,12 +21,14 @@ from distill.alignment import SharedHead, align_activations, align_classes
 from distill.engine.batches import MicroBatch, Plan, check_groups, epoch_batches, total_steps
 from distill.engine.checkpoint import latest_checkpoint, save_checkpoint
 from distill.engine.comparison import Comparison, CrossAttention, Turn
+from distill.engine.gathered_rows import gather_rows
 from distill.engine.optimizer import make_optimizer, optimizer_tensors, restore_optimizer
 from distill.engine.own_texts import OwnTexts
 from distill.engine.random_state import random_tensors, restore_random
 from distill.errors import CheckpointError, NumericsError, RecipeError
 from distill.losses import Loss, ModelPair, Rows, Total, Wanted
 from distill.models import Batch, DataSet, Prediction, SparsePrediction, Student, Teacher, set_dropout
+from distill.processes import Processes, new_accelerator
 from distill.progress import Progress, Silent
 from distill.recipe import TrainRecipe
 
@@ -37,12 +39,30 @@ if TYPE_CHECKING:
     from distill.losses import Evaluation
 
 
+# Between the random seeds of two devices, so that those of neighbouring runs do not meet.
+DEVICE_SEEDS = 1_000_003
+
+
 @dataclass(frozen=True)
 class Part:
-    """Terms of the loss, and the rows of one forward pass that they see."""
+    """Terms of the loss, and the rows of one forward pass that they see.
+
+    Attributes:
+        terms: of the loss.
+        rows: what they see.
+        total: how many rows the whole batch has, on all devices, for these terms.
+        own: the rows whose values are this device's to count, where rows of others stand beside them; None is all.
+    """
 
     terms: Total
     rows: Rows
+    total: int
+    own: Tensor | None = None
+
+    @property
+    def counted(self) -> Rows:
+        """The rows, those of other devices at weight 0."""
+        return self.rows if self.own is None else replace(self.rows, weight=self.rows.weights * self.own)
 
 
 @dataclass(frozen=True)
@@ -89,7 +109,8 @@ class Engine:
 
     Raises:
         RecipeError: the batch would be split inside a batch-wise group, a teacher is missing, a term cannot
-            compare these two models, or there are no texts of the student's own to train on.
+            compare these two models, there are no texts of the student's own to train on, or accelerate is set up in
+            a way that is not supported (`several-gpus.md` among the recipes).
         NumericsError: from `run`, when loss or gradient is not finite; the weights are those of the step before.
 
     Example:
@@ -113,11 +134,9 @@ class Engine:
         progress: Progress | None = None,
         accelerator: Accelerator | None = None,
     ):
-        if accelerator is None:
-            from accelerate import Accelerator
-
-            accelerator = Accelerator()
-        self.accelerator = accelerator
+        self.accelerator = accelerator = accelerator or new_accelerator()
+        _check_plugins(accelerator)
+        self.processes = Processes(accelerator)
         self.student = student
         self.teacher = teacher
         self.comparison = comparison
@@ -156,7 +175,8 @@ class Engine:
                 batch_size=train.per_device_eval_batch_size,
             )
 
-        torch.manual_seed(seed)
+        # Devices see different examples: they hide different parts of them too.
+        torch.manual_seed(seed + DEVICE_SEEDS * accelerator.process_index)
         self.step_number = 0
         self.tokens = 0
         self.total_steps = total_steps(train, len(features), accelerator.num_processes)
@@ -249,16 +269,18 @@ class Engine:
     def step(self, batch: list[int]) -> None:
         """One optimizer step on the examples of `batch`, forward pass by forward pass."""
         work = self._work(batch)
+        tokens_before = self.tokens
         finite = torch.ones((), dtype=torch.bool, device=self.accelerator.device)
         totals: dict[str, Tensor] = {}
         for last, micro in _mark_last(work.micro_batches):
             with self.accelerator.no_sync(self.student.model) if not last else nullcontext():
                 parts = [
                     (part, part.terms.evaluate(part.rows, self.projections))
-                    for part in self._parts(work, micro)
+                    for whole in self._parts(work, micro)
+                    for part in self._across_devices(whole)
                 ]
                 means = [
-                    part.rows.mean(part.terms.combine(values), total_weight=work.rows[part.terms.names])
+                    part.rows.mean(part.terms.combine(values), total_weight=part.total)
                     for part, values in parts
                 ]
                 # Devices average their gradients: multiplying by their number makes the sum over the whole batch.
@@ -266,13 +288,14 @@ class Engine:
                 finite &= loss.isfinite()
                 self.accelerator.backward(loss)
             for part, values in parts:
-                for name, total in self._remember(part.rows, values).items():
+                for name, total in self._remember(part.counted, values).items():
                     totals[name] = totals.get(name, torch.zeros_like(total)) + total
+        finite = self._share(finite, tokens_before)
         self._average_projections()
         parameters = [p for _, p in self._trained() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if not bool(finite & norm.isfinite()):
-            raise self._culprit(work)
+            raise self._agreed_culprit(work)
         if self.train.max_grad_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.train.max_grad_norm, norm)
         self._sums["gradient_norm"] = norm
@@ -292,11 +315,39 @@ class Engine:
         yield from self.student.model.named_parameters()
         yield from self.projections.named_parameters(prefix="loss")
 
+    def _share(self, finite: Tensor, tokens_before: int) -> Tensor:
+        """Whether every device's loss is finite; count the tokens that all of them have read since."""
+        if self.plan.devices == 1:
+            return finite
+        mine = finite.new_tensor([self.tokens - tokens_before, 0], dtype=torch.float64)
+        mine[1] = finite.logical_not()
+        read, lost = self.accelerator.reduce(mine, "sum").unbind()
+        self.tokens = tokens_before + int(read)
+        return lost == 0
+
     def _average_projections(self) -> None:
         """Do for the projections what the wrapped student does by itself: average gradients over devices."""
-        if self.plan.devices > 1:
-            for parameter in self.projections.parameters():
-                parameter.grad = self.accelerator.reduce(parameter.grad, reduction="mean")
+        parameters = list(self.projections.parameters())
+        if self.plan.devices == 1 or not parameters:
+            return
+        # A device whose rows reach a weight not at all has no gradient for it. One that no device reaches is left alone.
+        reached = torch.tensor([p.grad is not None for p in parameters], device=self.accelerator.device)
+        for parameter, devices in zip(
+            parameters, self.accelerator.reduce(reached.int(), "sum").tolist(), strict=True
+        ):
+            if devices:
+                mine = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                parameter.grad = self.accelerator.reduce(mine, reduction="mean")
+
+    def _across_devices(self, part: Part) -> list[Part]:
+        """A part of the loss as it is, or, where groups span devices, batch-wise terms with the rows of all of them."""
+        if not self.plan.spans_devices or part.terms.additive:
+            return [part]
+        alone = [term for term in part.terms if term.additive]
+        rows, own = gather_rows(part.rows, self.accelerator)
+        batchwise = Total(term for term in part.terms if not term.additive)
+        together = Part(batchwise, rows, part.total, own)
+        return [replace(part, terms=Total(alone)), together] if alone else [together]
 
     def _written(self, own_texts: OwnTexts, micro_batches: list[MicroBatch]) -> Work:
         """The student's own texts for these forward passes, and how many rows they make on all devices."""
@@ -345,7 +396,7 @@ class Engine:
         batch = replace(batch, weight_N=batch.weight_N * weight)
         self.tokens += int(batch.inputs["input_ids"].numel())
         if self.comparison is None:
-            return [Part(work.loss, self._rows(batch))]
+            return [Part(work.loss, self._rows(batch), work.rows[work.loss.names])]
         with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self._autocast):
             said = self.student(batch, self.wanted[0])
             alone, compared = self._split()
@@ -358,11 +409,11 @@ class Engine:
                     weight_N=batch.weight_N,
                     group_N=batch.group_N,
                 )
-                parts.append(Part(alone, own))
+                parts.append(Part(alone, own, work.rows[alone.names]))
             if compared:
                 assert self._ask_teacher is not None  # noqa: S101 - was checked
                 turn = Turn(batch, self.epoch, said, self.student, self._ask_teacher, self.models)
-                parts.append(Part(compared, self.comparison.rows(turn)))
+                parts.append(Part(compared, self.comparison.rows(turn), work.rows[compared.names]))
         return parts
 
     def _rows(self, batch: Batch) -> Rows:
@@ -440,12 +491,24 @@ class Engine:
         return totals
 
     def _figures(self) -> dict[str, float]:
-        """Means since the last call: each term unweighted over the rows where it counted, their weighted sum as `loss`."""
-        figures = {}
-        for name, total in self._sums.items():
-            weight = self._weights.get(name)
+        """Means since the last call: each term unweighted over the rows where it counted, their weighted sum as `loss`.
+
+        Over the rows of all devices, which must all call this.
+        """
+        figures: dict[str, float] = {}
+        weights: dict[str, float] = {}
+        mine = ({name: float(t) for name, t in each.items()} for each in (self._sums, self._weights))
+        for sums, counted in self.processes.gather(tuple(mine)):
+            for name, figure in sums.items():
+                if name in counted:
+                    figures[name] = figures.get(name, 0.0) + figure
+                    weights[name] = weights.get(name, 0.0) + counted[name]
+                else:
+                    worst = min if name.endswith("/converged") else max
+                    figures[name] = worst(figure, figures.get(name, figure))
+        for name, weight in weights.items():
             # A term may have met no row in all these steps.
-            figures[name] = float(total) if weight is None else float(total) / max(float(weight), 1e-38)
+            figures[name] /= max(weight, 1e-38)
         weighted = sum(
             term.weight * figures.get(f"loss/{name}", 0.0)
             for name, term in zip(self.loss.names, self.loss, strict=True)
@@ -453,12 +516,28 @@ class Engine:
         self._sums, self._weights = {}, {}
         if self.own_texts:
             logged = (self.step_number - 1) // self.train.logging_steps * self.train.logging_steps
-            figures |= self.own_texts.figures(range(logged, self.step_number))
+            figures |= self.own_texts.figures(range(logged, self.step_number), self.processes.gather)
         return {"loss": float(weighted), **figures, "learning_rate": float(self.scheduler.get_last_lr()[0])}
 
-    def _culprit(self, work: Work) -> NumericsError:
-        """Which tensor was not finite at this step. The weights have not been touched."""
-        where = f"step {self.step_number + 1}"
+    def _agreed_culprit(self, work: Work) -> NumericsError:
+        """What all devices say was not finite at this step: the first that names a tensor of its own."""
+        wrapped = self.student.model
+        # Each looks by itself, and the first that finds something stops looking.
+        self.student.model = self.accelerator.unwrap_model(wrapped)
+        try:
+            found = self.processes.gather(self._culprit(work))
+        finally:
+            self.student.model = wrapped
+        named = [(f" on device {rank}", *each) for rank, each in enumerate(found) if each[0]]
+        device, _, problem = named[0] if named else ("", *found[0])
+        where = f"step {self.step_number + 1}{device if self.plan.devices > 1 else ''}"
+        return NumericsError(f"{where}: {problem}")
+
+    def _culprit(self, work: Work) -> tuple[bool, str]:
+        """Which tensor of this device was not finite at this step, and whether that is where it began.
+
+        The weights have not been touched.
+        """
         gradients = [
             name
             for name, parameter in self._trained()
@@ -471,23 +550,25 @@ class Engine:
                     try:
                         part.rows.check_finite()
                     except NumericsError as error:
-                        return NumericsError(f"{where}: {error}; the weights are those of the step before")
+                        return True, f"{error}; the weights are those of the step before"
                     for name, (values_N, _) in part.terms.evaluate(part.rows, self.projections).items():
                         if not bool(values_N.isfinite().all()):
-                            return NumericsError(
-                                f"{where}: loss term {name} is not finite; the weights are those of the step "
-                                "before; lower its temperature's extremes or its weight"
+                            return True, (
+                                f"loss term {name} is not finite; the weights are those of the step before; lower "
+                                "its temperature's extremes or its weight"
                             )
         first = gradients[0] if gradients else "the student"
-        return NumericsError(
-            f"{where}: the gradient of {first} is not finite ({len(gradients)} tensors in all); the weights are "
-            "those of the step before; lower learning_rate or use precision: fp32"
+        return False, (
+            f"the gradient of {first} is not finite ({len(gradients)} tensors in all); the weights are those of the "
+            "step before; lower learning_rate or use precision: fp32"
         )
 
     def _save(self) -> None:
         model = self.accelerator.unwrap_model(self.student.model)
         states = random_tensors(self.accelerator)
-        if self.accelerator.is_main_process and self.checkpoints:
+
+        def save() -> None:
+            assert self.checkpoints is not None  # noqa: S101 - who calls knows
             save_checkpoint(
                 self.checkpoints,
                 self.step_number,
@@ -504,7 +585,8 @@ class Engine:
                     "loss": [asdict(term) for term in self.loss] if self.loss.scheduled else None,
                 },
             )
-        self.accelerator.wait_for_everyone()
+
+        self.processes.first(save)
 
     def resume(self) -> int:
         """Go back to the newest whole checkpoint, if there is one.
@@ -551,6 +633,25 @@ def _weights(model: torch.nn.Module) -> dict[str, Tensor]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad} | {
         f"buffer:{name}": buffer for name, buffer in model.named_buffers()
     }
+
+
+def _check_plugins(accelerator: Accelerator) -> None:
+    """Refuse what accelerate can do and this engine cannot, before anything is trained."""
+    kind = accelerator.distributed_type.value
+    problems = []
+    if kind in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+        problems.append(f"{kind} is not supported; every device holds the whole student (DDP: --multi_gpu)")
+    if accelerator.mixed_precision != "no":
+        problems.append(
+            f"mixed_precision must be no, found {accelerator.mixed_precision}: train.precision decides"
+        )
+    if accelerator.gradient_accumulation_steps != 1:
+        problems.append(
+            f"gradient_accumulation_steps must be 1, found {accelerator.gradient_accumulation_steps}: "
+            "train.gradient_accumulation_steps decides"
+        )
+    if problems:
+        raise RecipeError([f"accelerate: {problem}" for problem in problems])
 
 
 def _wants_bf16(train: TrainRecipe, device: torch.device) -> bool:

@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).parents[2]
 LAYERS = (
     ("errors",),
     ("disk",),
-    ("losses", "progress", "environment", "run_folder"),
+    ("losses", "progress", "processes", "environment", "run_folder"),
     ("recipe", "alignment"),
     ("models", "tasks"),
     ("cache",),

@@ -159,12 +159,12 @@ def tokenizers(arguments: argparse.Namespace) -> Iterator[tuple[str, distill.Rec
 
 
 def pruned(arguments: argparse.Namespace) -> Iterator[tuple[str, distill.Recipe]]:
-    """SmolLM2-135M without six of its thirty layers, healed on WikiText-2 by a teacher that is asked once."""
-    for dropped in ("left_out", "linear"):
+    """SmolLM2-135M without six of its thirty layers, healed on WikiText-2 by a teacher at rest and by one that runs."""
+    for dropped, live in (("left_out", False), ("left_out", True), ("linear", False)):
         yield (
-            f"24 of 30 layers, dropped: {dropped}",
+            f"24 of 30 layers, dropped: {dropped}, the teacher {'live' if live else 'cached'}",
             distill.Recipe(
-                name=f"pruned-{dropped}".replace("_", "-"),
+                name=f"pruned-{dropped}{'-live' if live else ''}".replace("_", "-"),
                 architecture="decoder",
                 data=wikitext(
                     arguments,
@@ -174,7 +174,9 @@ def pruned(arguments: argparse.Namespace) -> Iterator[tuple[str, distill.Recipe]
                     characters=320,
                 ),
                 teacher=distill.TeacherRecipe(
-                    model=str(arguments.models / "smollm2-135m"), cache=CacheRecipe(keep="full")
+                    model=str(arguments.models / "smollm2-135m"),
+                    cache=None if live else CacheRecipe(keep="full"),
+                    alone=live,
                 ),
                 student=distill.StudentRecipe(
                     from_teacher=distill.FromTeacher(

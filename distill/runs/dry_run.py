@@ -11,8 +11,10 @@ from distill.losses import Total
 from distill.models import Batch, Student
 from distill.run_folder import RunFolder
 from distill.runs.corpus import Corpus
+from distill.runs.job import Job
 from distill.runs.preflight import measure
 from distill.runs.run import _quiet_libraries, load_data
+from distill.runs.teachers import Teachers
 from distill.runs.workbench import Fit, Workbench
 from distill.tasks import Answer, Example
 
@@ -49,35 +51,30 @@ def dry_run(recipe: Recipe, *, progress: Progress | None = None) -> dict[str, Pr
     found: dict[str, Preflight] = {}
     for name in recipe.data.tasks:
         with tempfile.TemporaryDirectory(prefix="distill-") as folder:
-            bench = Workbench(
-                recipe, RunFolder(folder), data[name], [], corpus, accelerator, progress or Silent()
-            )
-            found[name] = _tried(bench)
+            job = Job(recipe, RunFolder(folder), data[name], [], corpus, accelerator, progress or Silent())
+            found[name] = _tried(Workbench(job))
         accelerator.free_memory()
     return found
 
 
 def _tried(bench: Workbench) -> Preflight:
-    untrained = [number for number, part in enumerate(bench.parts) if part.train is not None]
+    job, teachers = bench.job, bench.teachers
+    untrained = [number for number, part in enumerate(job.parts) if part.train is not None]
     for number in untrained:
-        member = number if bench.ensemble else None
-        bench._new_teacher_model(bench.parts[number]).save(
-            bench.folder.model("teacher", bench.task.name, member)
-        )
-    recipe, seed = bench.recipe, bench.recipe.seeds[0]
-    loss = Total(terms=recipe.loss)
-    student = bench._new_student(seed)
+        folder = job.folder.model("teacher", job.task.name, job.member(number))
+        teachers.new(job.parts[number]).save(folder)
+    seed = job.recipe.seeds[0]
+    loss = Total(terms=job.recipe.loss)
+    student = bench.students.new(seed)
     teacher: Callable[[Student], Callable[[Batch], Prediction]] | None = None
     if loss.needs_teacher:
         # Neither answers of the whole training set nor a cache of them: one batch does not need that.
-        runs = bench.reading.speaks or loss.reads_activations
-        teacher = bench._running_teacher if runs else lambda student: _asked(bench)
-    fit = Fit("student", bench.task.name, seed, key="")
-    train = recipe.train.for_task(bench.task.name)  # type: ignore[arg-type]
-    engine = bench._engine(fit, student, loss, train, teacher, None)
+        teacher = teachers.run_beside if teachers.runs_for(loss) else lambda student: _asked(job, teachers)
+    fit = Fit("student", job.task.name, seed, key="")
+    engine = bench.engine(fit, student, loss, job.train_of("student"), teacher, None)
 
     def answers(examples: Sequence[Example]) -> list[Answer]:
-        return bench.reading.answer(examples, bench._running or bench._load_teacher()).answers
+        return job.reading.answer(examples, teachers.running or teachers.load()).answers
 
     if not untrained:
         return measure(bench, engine, answers)
@@ -85,10 +82,10 @@ def _tried(bench: Workbench) -> Preflight:
     return measure(bench, engine, None, [note])
 
 
-def _asked(bench: Workbench) -> Callable[[Batch], Prediction]:
+def _asked(job: Job, teachers: Teachers) -> Callable[[Batch], Prediction]:
     """A classifier that is asked about each batch once. In a run it has answered all examples before training."""
-    teacher = bench._load_teacher()
-    features = bench.reading.examples(bench.training, teacher, seed=bench.recipe.data.seed)
+    teacher = teachers.load()
+    features = job.reading.examples(job.training, teacher, seed=job.recipe.data.seed)
     remembered: dict[tuple[int, ...], Prediction] = {}
 
     def ask(batch: Batch) -> Prediction:

@@ -15,6 +15,7 @@ from distill.report import Report, read_report, write_report
 from distill.run_folder import RunFolder, write_json
 from distill.runs.corpus import Corpus
 from distill.runs.facts import data_facts, measurements
+from distill.runs.job import Job
 from distill.runs.workbench import Workbench
 from distill.tasks import DIAGNOSTICS, TASKS, TaskData
 
@@ -113,7 +114,8 @@ def _benches(
     """A workbench for each task, one after the other."""
     corpus = Corpus(recipe, [data[name] for name in recipe.data.tasks])
     for name in recipe.data.tasks:
-        yield Workbench(recipe, folder, data[name], _diagnostics_of(name, data), corpus, accelerator, told)
+        diagnostics = _diagnostics_of(name, data)
+        yield Workbench(Job(recipe, folder, data[name], diagnostics, corpus, accelerator, told))
 
 
 def load_data(recipe: Recipe) -> dict[str, TaskData]:

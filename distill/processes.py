@@ -36,16 +36,19 @@ class ElsewhereError(DistillError):
 def new_accelerator() -> Accelerator:
     """Accelerate, with nothing in it that a recipe decides.
 
-    Precision and accumulation are the recipe's, whatever a launcher's configuration says. A language model's buffers
-    are constants: sending them around at every forward pass would only force all devices to make equally many.
+    Precision and accumulation are the recipe's, whatever a launcher's configuration says.
     """
+    import torch
     from accelerate import Accelerator
-    from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin
+    from accelerate.utils import GradientAccumulationPlugin
 
+    # Without this, processes that a launcher starts on a machine without accelerators take no notice of each other,
+    # and each trains alone.
+    alone_on_cpu = "LOCAL_RANK" in os.environ and not torch.accelerator.is_available()
     return Accelerator(
+        cpu=alone_on_cpu,
         mixed_precision="no",
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
 
 
@@ -122,7 +125,9 @@ class Processes:
                 _set(_MAIN_FAILED, mine)
             elif not signalled and _said_by_main(mine):
                 error._said = True  # type: ignore[attr-defined]
-            if int(rank) != self.rank and failure != mine and not (signalled and failure == _STOPPED):
+            if signalled:
+                raise
+            if int(rank) != self.rank and failure != mine:
                 raise ElsewhereError(self._of(int(rank), failure)) from error
             if _is_of_the_network(error):
                 raise ElsewhereError(

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 # Between the random seeds of two devices, so that those of neighbouring runs do not meet.
 DEVICE_SEEDS = 1_000_003
+# Diagnostics of which the log keeps the least; of all others the largest.
+WORST_IS_LEAST = ("converged", "kept_mass")
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,11 @@ class Work:
     micro_batches: list[MicroBatch]
     loss: Total
     rows: dict[tuple[str, ...], int]
+
+    @property
+    def reads_no_logits(self) -> bool:
+        """Whether weights behind the layers that are compared, such as the head's, may get no gradient."""
+        return all(term.reads_activations for term in self.loss)
 
 
 class Engine:
@@ -186,6 +193,10 @@ class Engine:
                     module.requires_grad_(False)
         if train.dropout is not None:
             set_dropout(student.model, train.dropout)
+        # DDP waits for a gradient of every weight that is trained, and else for ever.
+        self._waits_for_all = accelerator.num_processes > 1
+        if self._waits_for_all:
+            _freeze_unused(student, features, accelerator.device)
         # Weights that terms of the loss bring along: trained beside the student, kept in checkpoints, never in it.
         self.projections = self._build_projections()
         self._ask_teacher = teacher if self.loss.needs_teacher else None
@@ -196,6 +207,10 @@ class Engine:
         )
         student.model.train()
         student.model, self.optimizer = accelerator.prepare(student.model, optimizer)
+        if self._waits_for_all:
+            # A language model's buffers are constants: sending them around at every forward pass would only change
+            # them under a pass that is still to go backward, and force all devices to make equally many.
+            student.model.broadcast_buffers = False
         self._autocast = _wants_bf16(train, accelerator.device)
         self._sums: dict[str, Tensor] = {}
         self._weights: dict[str, Tensor] = {}
@@ -285,6 +300,8 @@ class Engine:
                 ]
                 # Devices average their gradients: multiplying by their number makes the sum over the whole batch.
                 loss = torch.stack(means).sum() * self.plan.devices
+                if self._waits_for_all and work.reads_no_logits:
+                    loss = loss + sum(part.rows.student[:0].sum() for part, _ in parts)
                 finite &= loss.isfinite()
                 self.accelerator.backward(loss)
             for part, values in parts:
@@ -292,6 +309,8 @@ class Engine:
                     totals[name] = totals.get(name, torch.zeros_like(total)) + total
         finite = self._share(finite, tokens_before)
         self._average_projections()
+        if self._waits_for_all and work.reads_no_logits:
+            self._forget_unreached()
         parameters = [p for _, p in self._trained() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if not bool(finite & norm.isfinite()):
@@ -338,6 +357,12 @@ class Engine:
             if devices:
                 mine = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
                 parameter.grad = self.accelerator.reduce(mine, reduction="mean")
+
+    def _forget_unreached(self) -> None:
+        """Take away gradients of 0 that only DDP has asked for: on one device these weights would have none."""
+        for parameter in self.student.model.parameters():
+            if parameter.grad is not None and not bool(parameter.grad.any()):
+                parameter.grad = None
 
     def _across_devices(self, part: Part) -> list[Part]:
         """A part of the loss as it is, or, where groups span devices, batch-wise terms with the rows of all of them."""
@@ -485,7 +510,7 @@ class Engine:
             )
             self._sums[f"loss/{name}"] = self._sums.get(f"loss/{name}", torch.zeros_like(total)) + total
             for what, figure in terms[name][1].items():
-                worst = torch.minimum if what == "converged" else torch.maximum
+                worst = torch.minimum if what in WORST_IS_LEAST else torch.maximum
                 key = f"{name}/{what}"
                 self._sums[key] = worst(figure.detach(), self._sums.get(key, figure.detach()))
         return totals
@@ -504,7 +529,7 @@ class Engine:
                     figures[name] = figures.get(name, 0.0) + figure
                     weights[name] = weights.get(name, 0.0) + counted[name]
                 else:
-                    worst = min if name.endswith("/converged") else max
+                    worst = min if name.rpartition("/")[2] in WORST_IS_LEAST else max
                     figures[name] = worst(figure, figures.get(name, figure))
         for name, weight in weights.items():
             # A term may have met no row in all these steps.
@@ -652,6 +677,19 @@ def _check_plugins(accelerator: Accelerator) -> None:
         )
     if problems:
         raise RecipeError([f"accelerate: {problem}" for problem in problems])
+
+
+def _freeze_unused(student: Student, features: DataSet, device: torch.device) -> None:
+    """Freeze weights on which nothing that a model says depends: they get no gradient on one device either."""
+    model = student.model.to(device)
+    mode = model.training
+    model.train(mode=False)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    said = student(features.batch([0]).to(device)).logits_NC
+    gradients = torch.autograd.grad(said.sum(), trained, allow_unused=True)
+    for parameter, gradient in zip(trained, gradients, strict=True):
+        parameter.requires_grad_(gradient is not None)
+    model.train(mode=mode)
 
 
 def _wants_bf16(train: TrainRecipe, device: torch.device) -> bool:

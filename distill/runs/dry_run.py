@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from distill.engine.preflight import Preflight
 from distill.losses import Total
 from distill.models import Batch, Student
+from distill.processes import new_accelerator
 from distill.run_folder import RunFolder
 from distill.runs.corpus import Corpus
 from distill.runs.job import Job
@@ -41,13 +42,11 @@ def dry_run(recipe: Recipe, *, progress: Progress | None = None) -> dict[str, Pr
         ModelError: a model is missing.
     """
     _quiet_libraries()
-    from accelerate import Accelerator
-
     from distill.progress import Silent
 
     data = load_data(recipe)
     corpus = Corpus(recipe, [data[name] for name in recipe.data.tasks])
-    accelerator = Accelerator()
+    accelerator = new_accelerator()
     found: dict[str, Preflight] = {}
     for name in recipe.data.tasks:
         with tempfile.TemporaryDirectory(prefix="distill-") as folder:

@@ -10,6 +10,7 @@ from distill.engine.reading import Reading, reading_for
 from distill.losses import Ensemble
 from distill.models import DataSet, ModelSource, Student, Teacher, find_model
 from distill.models.loading import load_tokenizer
+from distill.processes import Processes
 from distill.recipe import MemberRecipe, Recipe, TrainRecipe
 from distill.run_folder import Role, RunFolder
 from distill.runs.corpus import Corpus, name_of
@@ -44,6 +45,11 @@ class Job:
     accelerator: Accelerator
     progress: Progress
     _examples: dict[str, DataSet] = field(default_factory=dict, init=False)
+
+    @cached_property
+    def processes(self) -> Processes:
+        """Who else works on the run."""
+        return Processes(self.accelerator)
 
     @property
     def task(self) -> Task:

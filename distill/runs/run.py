@@ -53,7 +53,9 @@ def run(recipe: Recipe, folder: str | Path | None = None, *, progress: Progress 
         def finish() -> None:
             if not run_folder.measurements.is_file():
                 told.begin("measuring", 1)
-                write_json(run_folder.measurements, measurements(recipe, run_folder, data, accelerator.device))
+                write_json(
+                    run_folder.measurements, measurements(recipe, run_folder, data, accelerator.device)
+                )
                 told.end("size and latency")
             write_report(run_folder.path)
 

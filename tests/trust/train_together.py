@@ -7,7 +7,6 @@ writes `FOLDER/COUNT/CASE.RANK.safetensors` and `.json`.
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import random
@@ -42,7 +41,6 @@ from distill.models import (
     Features,
     MaskedTokens,
     NextTokens,
-    RememberedTeacher,
     Student,
     TargetTokens,
     Teacher,
@@ -122,7 +120,11 @@ EXAMPLES = 27
 rows = [
     [{"input_ids": ids, "attention_mask": [1] * len(ids)}]
     for ids in (
-        [bert.cls_token_id, *(DRAW.randrange(80, 88) for _ in range(DRAW.randrange(3, 14))), bert.sep_token_id]
+        [
+            bert.cls_token_id,
+            *(DRAW.randrange(80, 88) for _ in range(DRAW.randrange(3, 14))),
+            bert.sep_token_id,
+        ]
         for _ in range(EXAMPLES)
     )
 ]
@@ -130,7 +132,9 @@ FEATURES = Features(rows, [int(84 in row[0]["input_ids"]) for row in rows], bert
 texts = [[DRAW.randrange(2, 300) for _ in range(DRAW.choice([3, 4, 20]))] for _ in range(EXAMPLES)]
 TEXTS = NextTokens(texts, None, llama)
 # Half of the texts have no token that counts: a process often has none at all.
-SILENT = NextTokens(texts, [[n % 2 == 0 and at > 1 for at in range(len(t))] for n, t in enumerate(texts)], llama)
+SILENT = NextTokens(
+    texts, [[n % 2 == 0 and at > 1 for at in range(len(t))] for n, t in enumerate(texts)], llama
+)
 PROMPTS = NextTokens(texts, [[at >= len(t) - 2 for at in range(len(t))] for t in texts], llama)
 HIDDEN = MaskedTokens([row[0]["input_ids"] for row in rows], bert, seed=3)
 PAIRS = TargetTokens(
@@ -160,7 +164,26 @@ def cached(number: int | None = None) -> CachedTeacher:
 
 
 def aligned(kind: str) -> tuple[Student, Any, Teacher, Any]:
-    words = "The Licensor grants you a copyright license to reproduce the Work and its works , and so on".split()
+    words = [
+        "The",
+        "Licensor",
+        "grants",
+        "you",
+        "a",
+        "copyright",
+        "license",
+        "to",
+        "reproduce",
+        "the",
+        "Work",
+        "and",
+        "its",
+        "works",
+        ",",
+        "and",
+        "so",
+        "on",
+    ]
     made = [" ".join(DRAW.choices(words, k=3 + n % 9)) for n in range(EXAMPLES)]
     examples = PLAIN_TEXT.examples([{"text": text} for text in made])
     if kind == "reduce":
@@ -176,13 +199,13 @@ def aligned(kind: str) -> tuple[Student, Any, Teacher, Any]:
     wanted = AlignmentRecipe(kind=kind)  # type: ignore[arg-type]
     if kind == "reduce":
         return learner, own, teacher, Reduced(own, theirs, tokenizer=other, readers=readers, wanted=wanted)
-    comparison = Aligned(
-        own, theirs, groups, shift=1, readers=readers, wanted=wanted, temperature=1.0
-    )
+    comparison = Aligned(own, theirs, groups, shift=1, readers=readers, wanted=wanted, temperature=1.0)
     return learner, own, teacher, comparison
 
 
-ACCUMULATED = replace(TRAIN, per_device_train_batch_size=BATCH // PROCESSES // 2, gradient_accumulation_steps=2)
+ACCUMULATED = replace(
+    TRAIN, per_device_train_batch_size=BATCH // PROCESSES // 2, gradient_accumulation_steps=2
+)
 OWN = replace(TRAIN, on_policy=OnPolicy(fraction=0.5, max_new_tokens=5))
 KL = 0.5 * Labels() + 0.5 * ForwardKL(temperature=2.0)
 
@@ -191,31 +214,64 @@ CASES: dict[str, Callable[[], tuple[Any, ...]]] = {
     "forward_kl": lambda: (reads(BERT)(), KL, FEATURES, classifier(), TRAIN),
     "accumulated": lambda: (reads(LLAMA)(), KL, TEXTS, decoder(), ACCUMULATED),
     "sinkhorn over devices": lambda: (reads(BERT)(), Sinkhorn() + KL, FEATURES, classifier(), TRAIN),
-    "sinkhorn alone over devices": lambda: (reads(BERT)(), Sinkhorn(debias=False), FEATURES, classifier(), TRAIN),
+    "sinkhorn alone over devices": lambda: (
+        reads(BERT)(),
+        Sinkhorn(debias=False),
+        FEATURES,
+        classifier(),
+        TRAIN,
+    ),
     "sinkhorn of 4, accumulated": lambda: (
-        reads(BERT)(), Sinkhorn(group_size=4) + KL, FEATURES, classifier(), ACCUMULATED,
+        reads(BERT)(),
+        Sinkhorn(group_size=4) + KL,
+        FEATURES,
+        classifier(),
+        ACCUMULATED,
     ),
     "multi-level over devices": lambda: (
-        reads(LLAMA)(), MultiLevelTransport() + Labels(), TEXTS, decoder(), TRAIN,
+        reads(LLAMA)(),
+        MultiLevelTransport() + Labels(),
+        TEXTS,
+        decoder(),
+        TRAIN,
     ),
     "projections": lambda: (
-        reads(BERT)(), Labels() + HiddenStates() + Relations(heads=8), FEATURES, classifier(), TRAIN,
+        reads(BERT)(),
+        Labels() + HiddenStates() + Relations(heads=8),
+        FEATURES,
+        classifier(),
+        TRAIN,
     ),
     "features alone": lambda: (
-        reads(BERT)(), HiddenStates(layers=((0, 1),)), FEATURES, classifier(), TRAIN,
+        reads(BERT)(),
+        HiddenStates(layers=((0, 1),)),
+        FEATURES,
+        classifier(),
+        TRAIN,
     ),
     "projections, few counted": lambda: (
-        reads(LLAMA)(), Labels() + HiddenStates(), SILENT, decoder(), ACCUMULATED,
+        reads(LLAMA)(),
+        Labels() + HiddenStates(),
+        SILENT,
+        decoder(),
+        ACCUMULATED,
     ),
     "few counted": lambda: (reads(LLAMA)(), KL, SILENT, decoder(), TRAIN),
     "live alone": lambda: (reads(LLAMA)(), KL, TEXTS, EachAlone(decoder()), ACCUMULATED),
     "cached": lambda: (reads(LLAMA)(), KL, TEXTS, cached(), ACCUMULATED),
     "ensemble": lambda: (
-        reads(LLAMA)(), KL, TEXTS,
-        EnsembleTeacher([decoder(), decoder(4)], Ensemble(of="logits")), TRAIN,
+        reads(LLAMA)(),
+        KL,
+        TEXTS,
+        EnsembleTeacher([decoder(), decoder(4)], Ensemble(of="logits")),
+        TRAIN,
     ),
     "cached ensemble": lambda: (
-        reads(LLAMA)(), KL, TEXTS, CachedEnsemble([cached(), cached(4)], Ensemble(of="logits")), TRAIN,
+        reads(LLAMA)(),
+        KL,
+        TEXTS,
+        CachedEnsemble([cached(), cached(4)], Ensemble(of="logits")),
+        TRAIN,
     ),
     "scheduled": lambda: (reads(LLAMA)(), Labels() + AdaptiveKL(), TEXTS, decoder(), ACCUMULATED),
     "on policy": lambda: (reads(LLAMA)(), 0.5 * Labels() + 0.5 * ReverseKL(), PROMPTS, decoder(), OWN),
@@ -231,7 +287,11 @@ CASES: dict[str, Callable[[], tuple[Any, ...]]] = {
     "reduce": lambda: (*aligned("reduce"),),
     "cross attention": lambda: (*aligned("cross_attention"),),
     "frozen embeddings": lambda: (
-        reads(BERT)(), KL, FEATURES, classifier(), replace(TRAIN, freeze_embeddings=True),
+        reads(BERT)(),
+        KL,
+        FEATURES,
+        classifier(),
+        replace(TRAIN, freeze_embeddings=True),
     ),
     "unused weights": lambda: (with_unused(reads(BERT)()), KL, FEATURES, classifier(), TRAIN),
 }
@@ -282,8 +342,5 @@ def train(name: str) -> None:
     (out / f"{name}.{rank}.json").write_text(json.dumps({"lines": lines, "tokens": engine.tokens}))
 
 
-import time
 for case in sys.argv[2:] or CASES:
-    started=time.process_time()
     train(case)
-    print(case, round(time.process_time()-started,1), flush=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from distill.errors import DistillError
+from distill.errors import DistillError, RecipeError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -37,10 +37,23 @@ def new_accelerator() -> Accelerator:
     """Accelerate, with nothing in it that a recipe decides.
 
     Precision and accumulation are the recipe's, whatever a launcher's configuration says.
+
+    Raises:
+        RecipeError: the launcher wants what `check_accelerator` refuses.
     """
+    for name in ("DeepSpeed", "Megatron-LM"):
+        if _wanted(f"ACCELERATE_USE_{name.upper().replace('-', '_')}"):
+            raise RecipeError(
+                [f"accelerate: distill does not support {name}; use --multi_gpu (DDP) or FSDP 2"]
+            )
     import torch
     from accelerate import Accelerator
     from accelerate.utils import GradientAccumulationPlugin
+
+    if _wanted("ACCELERATE_USE_FSDP") and not torch.accelerator.is_available():
+        raise RecipeError(
+            ["accelerate: FSDP needs GPUs (accelerate would leave it out here); use --multi_gpu"]
+        )
 
     # Without this, processes that a launcher starts on a machine without accelerators take no notice of each other,
     # and each trains alone.
@@ -50,6 +63,42 @@ def new_accelerator() -> Accelerator:
         mixed_precision="no",
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
     )
+
+
+def check_accelerator(accelerator: Accelerator) -> None:
+    """Refuse what accelerate can do and the engine cannot.
+
+    Raises:
+        RecipeError: the student is to be divided among devices by anything but FSDP 2, or the accelerator decides
+            what is the recipe's to decide.
+    """
+    kind = accelerator.distributed_type.value
+    plugin = accelerator.state.fsdp_plugin if kind == "FSDP" else None
+    problems = []
+    if kind in ("DEEPSPEED", "MEGATRON_LM"):
+        problems.append(f"distill does not support {kind}; use --multi_gpu (DDP) or FSDP 2")
+    if plugin and plugin.fsdp_version != 2:
+        problems.append(f"fsdp_version must be 2, found {plugin.fsdp_version}")
+    if plugin and plugin.cpu_ram_efficient_loading:
+        problems.append(
+            "fsdp_cpu_ram_efficient_loading must be false: only the main process would load the teacher"
+        )
+    if accelerator.mixed_precision != "no":
+        problems.append(
+            f"mixed_precision must be no, found {accelerator.mixed_precision}: train.precision decides"
+        )
+    if accelerator.gradient_accumulation_steps != 1:
+        problems.append(
+            f"gradient_accumulation_steps must be 1, found {accelerator.gradient_accumulation_steps}: "
+            "train.gradient_accumulation_steps decides"
+        )
+    if problems:
+        raise RecipeError([f"accelerate: {problem}" for problem in problems])
+
+
+def _wanted(flag: str) -> bool:
+    """Whether accelerate's launcher has set a variable."""
+    return os.environ.get(flag, "false").lower() == "true"
 
 
 class Processes:

@@ -25,10 +25,11 @@ from distill.engine.gathered_rows import gather_rows
 from distill.engine.optimizer import make_optimizer, optimizer_tensors, restore_optimizer
 from distill.engine.own_texts import OwnTexts
 from distill.engine.random_state import random_tensors, restore_random
+from distill.engine.sharded import Outline, gathered, part_of, tied_weights, total_norm
 from distill.errors import CheckpointError, NumericsError, RecipeError
 from distill.losses import Loss, ModelPair, Rows, Total, Wanted
 from distill.models import Batch, DataSet, Prediction, SparsePrediction, Student, Teacher, set_dropout
-from distill.processes import Processes, new_accelerator
+from distill.processes import Processes, check_accelerator, new_accelerator
 from distill.progress import Progress, Silent
 from distill.recipe import TrainRecipe
 
@@ -117,7 +118,7 @@ class Engine:
     Raises:
         RecipeError: the batch would be split inside a batch-wise group, a teacher is missing, a term cannot
             compare these two models, there are no texts of the student's own to train on, or accelerate is set up in
-            a way that is not supported (`several-gpus.md` among the recipes).
+            a way that is not supported (`distill.processes.check_accelerator`).
         NumericsError: from `run`, when loss or gradient is not finite; the weights are those of the step before.
 
     Example:
@@ -142,7 +143,7 @@ class Engine:
         accelerator: Accelerator | None = None,
     ):
         self.accelerator = accelerator = accelerator or new_accelerator()
-        _check_plugins(accelerator)
+        check_accelerator(accelerator)
         self.processes = Processes(accelerator)
         self.student = student
         self.teacher = teacher
@@ -162,6 +163,19 @@ class Engine:
             devices=accelerator.num_processes,
             group=self.loss.group_size,
         )
+        self.sharded: bool = accelerator.is_fsdp2
+        if self.sharded and (self.loss.reads_activations or train.on_policy is not None):
+            raise RecipeError(
+                [
+                    "accelerate: FSDP is only for losses that compare logits, on the data's own texts; use --multi_gpu (DDP)"
+                ]
+            )
+        if self.sharded and (tied := tied_weights(student.model)):
+            raise RecipeError(
+                [
+                    f"accelerate: FSDP cannot divide a student that shares {' and '.join(tied)}; use --multi_gpu (DDP)"
+                ]
+            )
         cut = None if self.loss.additive else check_groups(self.plan)
         if cut is not None:
             raise RecipeError([f"loss: {cut}"])
@@ -206,11 +220,12 @@ class Engine:
             torch.nn.ModuleList([student.model, self.projections]), train, self.total_steps
         )
         student.model.train()
+        self._outline = Outline(student.model) if self.sharded else None
         student.model, self.optimizer = accelerator.prepare(student.model, optimizer)
-        if self._waits_for_all:
+        if self._waits_for_all and not self.sharded:
             # A language model's buffers are constants: sending them around at every forward pass would only change
             # them under a pass that is still to go backward, and force all devices to make equally many.
-            student.model.broadcast_buffers = False
+            student.model.broadcast_buffers = False  # type: ignore[assignment]
         self._autocast = _wants_bf16(train, accelerator.device)
         self._sums: dict[str, Tensor] = {}
         self._weights: dict[str, Tensor] = {}
@@ -278,6 +293,8 @@ class Engine:
             ):
                 self._save()
         self.student.model = self.accelerator.unwrap_model(self.student.model)
+        if self._outline:
+            self.student.model = self._outline.filled(self.student.model)
         self.student.model.train(mode=False)
         return self.student
 
@@ -312,7 +329,7 @@ class Engine:
         if self._waits_for_all and work.reads_no_logits:
             self._forget_unreached()
         parameters = [p for _, p in self._trained() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm = total_norm([p.grad for p in parameters if p.grad is not None])
         if not bool(finite & norm.isfinite()):
             raise self._agreed_culprit(work)
         if self.train.max_grad_norm is not None:
@@ -342,7 +359,8 @@ class Engine:
         mine[1] = finite.logical_not()
         read, lost = self.accelerator.reduce(mine, "sum").unbind()
         self.tokens = tokens_before + int(read)
-        return lost == 0
+        all_finite: Tensor = lost == 0
+        return all_finite
 
     def _average_projections(self) -> None:
         """Do for the projections what the wrapped student does by itself: average gradients over devices."""
@@ -569,19 +587,24 @@ class Engine:
             if parameter.grad is not None and not bool(parameter.grad.isfinite().all())
         ]
         self.optimizer.zero_grad()
+        found: list[str] = []
+        # To the end: where the student is divided among devices, all must read as often.
         with torch.no_grad():
             for micro in work.micro_batches:
                 for part in self._parts(work, micro):
                     try:
                         part.rows.check_finite()
                     except NumericsError as error:
-                        return True, f"{error}; the weights are those of the step before"
+                        found.append(f"{error}; the weights are those of the step before")
+                        continue
                     for name, (values_N, _) in part.terms.evaluate(part.rows, self.projections).items():
                         if not bool(values_N.isfinite().all()):
-                            return True, (
+                            found.append(
                                 f"loss term {name} is not finite; the weights are those of the step before; lower "
                                 "its temperature's extremes or its weight"
                             )
+        if found:
+            return True, found[0]
         first = gradients[0] if gradients else "the student"
         return False, (
             f"the gradient of {first} is not finite ({len(gradients)} tensors in all); the weights are those of the "
@@ -589,8 +612,10 @@ class Engine:
         )
 
     def _save(self) -> None:
-        model = self.accelerator.unwrap_model(self.student.model)
+        model, main = self.accelerator.unwrap_model(self.student.model), self.processes.main
         states = random_tensors(self.accelerator)
+        student = gathered(_weights(model), kept=main)
+        moments = gathered(optimizer_tensors(self.optimizer), kept=main)
 
         def save() -> None:
             assert self.checkpoints is not None  # noqa: S101 - who calls knows
@@ -598,8 +623,8 @@ class Engine:
                 self.checkpoints,
                 self.step_number,
                 {
-                    "student": _weights(model),
-                    "optimizer": optimizer_tensors(self.optimizer),
+                    "student": student,
+                    "optimizer": moments,
                     "random": states,
                     **({"projections": _weights(self.projections)} if self.projections else {}),
                 },
@@ -637,7 +662,7 @@ class Engine:
                 raise CheckpointError(f"{self.checkpoints}: the checkpoint's {what} tensors are others")
             with torch.no_grad():
                 for name, tensor in weights.items():
-                    tensor.copy_(stored[name])
+                    tensor.copy_(part_of(stored[name], tensor))
         restore_optimizer(self.optimizer, checkpoint.tensors["optimizer"])
         self.scheduler.load_state_dict(checkpoint.state["scheduler"])
         # A scheduler's state does not reach the optimizer before its next step: put the rate back by hand.
@@ -660,28 +685,10 @@ def _weights(model: torch.nn.Module) -> dict[str, Tensor]:
     }
 
 
-def _check_plugins(accelerator: Accelerator) -> None:
-    """Refuse what accelerate can do and this engine cannot, before anything is trained."""
-    kind = accelerator.distributed_type.value
-    problems = []
-    if kind in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
-        problems.append(f"{kind} is not supported; every device holds the whole student (DDP: --multi_gpu)")
-    if accelerator.mixed_precision != "no":
-        problems.append(
-            f"mixed_precision must be no, found {accelerator.mixed_precision}: train.precision decides"
-        )
-    if accelerator.gradient_accumulation_steps != 1:
-        problems.append(
-            f"gradient_accumulation_steps must be 1, found {accelerator.gradient_accumulation_steps}: "
-            "train.gradient_accumulation_steps decides"
-        )
-    if problems:
-        raise RecipeError([f"accelerate: {problem}" for problem in problems])
-
-
 def _freeze_unused(student: Student, features: DataSet, device: torch.device) -> None:
     """Freeze weights on which nothing that a model says depends: they get no gradient on one device either."""
-    model = student.model.to(device)
+    model: torch.nn.Module = student.model
+    model.to(device)
     mode = model.training
     model.train(mode=False)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]

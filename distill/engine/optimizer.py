@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from distill.engine.sharded import part_of
 from distill.errors import CheckpointError
 from distill.recipe import TrainRecipe
 
@@ -46,7 +47,11 @@ def restore_optimizer(optimizer: Any, tensors: Mapping[str, Tensor]) -> None:
         number, name = key.split(".", 1)
         state.setdefault(int(number), {})[name] = tensor
     whole = optimizer.state_dict()
-    expected = {number for group in whole["param_groups"] for number in group["params"]}
-    if state.keys() - expected:
+    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if state.keys() - set(range(len(held))):
         raise CheckpointError("the checkpoint's optimizer has other parameters than the student")
+    for number, entry in state.items():
+        for name, tensor in entry.items():
+            if tensor.shape == held[number].shape:
+                entry[name] = part_of(tensor, held[number])
     optimizer.load_state_dict({**whole, "state": state})

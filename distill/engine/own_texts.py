@@ -141,7 +141,8 @@ class OwnTexts:
         figures = {"steps": sum(map(self.taken_at, steps)) / max(len(steps), 1)}
         written = gather((self._lengths, self._distinct, self._ended, self._seconds))
         self._forget()
-        lengths, distinct = ([figure for each in written for figure in each[part]] for part in (0, 1))
+        lengths = [length for each, _, _, _ in written for length in each]
+        distinct = [share for _, each, _, _ in written for share in each]
         if texts := len(lengths):
             tokens = sum(lengths)
             figures |= {

@@ -210,7 +210,8 @@ class Workbench:
         engine = self.engine(fit, student, loss, train, teacher, log)
         resumed = engine.resume()
         self.job.processes.first(lambda: log.start_at(resumed))
-        if first and not resumed and self.job.recipe.preflight:
+        # Devices that share one student cannot measure it by themselves.
+        if first and not resumed and self.job.recipe.preflight and not engine.sharded:
             look_ahead(self, engine)
         engine.run()
         student.merge()  # what is scored is what is exported

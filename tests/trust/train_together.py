@@ -56,6 +56,7 @@ from distill.tasks import PLAIN_TEXT
 
 FOLDER = Path(sys.argv[1])
 PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))
+SHARDED = "sharded" if os.environ.get("SHARDED") == "1" else ""
 BATCH = 8
 TRAIN = TrainRecipe(
     max_steps=6,
@@ -70,6 +71,7 @@ BERT |= {"intermediate_size": 32}
 LLAMA = {"model_type": "llama", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 LLAMA |= {"intermediate_size": 32, "max_position_embeddings": 256}
 LABELS = ("no", "yes")
+LAYERS = ("LlamaDecoderLayer", "BertLayer", "T5Block")
 whole, llama = (load_tokenizer(find_model(str(FOLDER / name))) for name in ("bert", "llama"))
 bert = keep_tokenizer_tokens(whole, needed_tokens(whole, range(60)))
 other = train_tokenizer(["a license to copy the work, and the works of the licensor"] * 9, 330)
@@ -286,6 +288,7 @@ CASES: dict[str, Callable[[], tuple[Any, ...]]] = {
     "match": lambda: (*aligned("match"),),
     "reduce": lambda: (*aligned("reduce"),),
     "cross attention": lambda: (*aligned("cross_attention"),),
+    "tied": lambda: (reads({**LLAMA, "tie_word_embeddings": True})(), KL, TEXTS, decoder(), TRAIN),
     "frozen embeddings": lambda: (
         reads(BERT)(),
         KL,
@@ -305,7 +308,47 @@ def with_unused(made: Student) -> Student:
     return made
 
 
+def accelerator(learner: Student) -> Any:
+    """Accelerate; with SHARDED=1 as it would be with FSDP 2, which its launcher leaves out on a machine without GPUs."""
+    made = new_accelerator()
+    if SHARDED:
+        from accelerate import FullyShardedDataParallelPlugin
+        from accelerate.utils import DistributedType
+
+        names = {type(module).__name__ for module in learner.model.modules()}
+        made.state._shared_state["distributed_type"] = DistributedType.FSDP
+        made.state.distributed_type = DistributedType.FSDP
+        made.state.fsdp_plugin = FullyShardedDataParallelPlugin(
+            fsdp_version=2,
+            auto_wrap_policy="transformer_based_wrap",
+            transformer_cls_names_to_wrap=[layer for layer in LAYERS if layer in names],
+            cpu_ram_efficient_loading=False,
+        )
+    return made
+
+
 def train(name: str) -> None:
+    engine, lines, started = engine_of(name)
+    learner = engine.run()
+    engine.accelerator.free_memory()
+    trained = dict(learner.model.state_dict())
+    assert any(not torch.equal(trained[key], started[key]) for key in trained)
+    if engine.checkpoints:
+        again, *_ = engine_of(name)
+        assert again.resume() == 4
+        continued = again.run().model.state_dict()
+        again.accelerator.free_memory()
+        assert all(torch.equal(continued[key], trained[key]) for key in trained)
+    trained |= {f"loss.{key}": value for key, value in engine.projections.state_dict().items()}
+    out = FOLDER / (str(PROCESSES) + SHARDED)
+    out.mkdir(exist_ok=True)
+    rank = engine.accelerator.process_index
+    save_file({key: t.contiguous().clone() for key, t in trained.items()}, out / f"{name}.{rank}.safetensors")
+    (out / f"{name}.{rank}.json").write_text(json.dumps({"lines": lines}))
+
+
+def engine_of(name: str) -> tuple[Engine, list[dict[str, Any]], dict[str, torch.Tensor]]:
+    """What trains a case's student, the lines it will log, and the weights it starts from."""
     DRAW.seed(name)
     made = CASES[name]()
     comparison = None
@@ -317,29 +360,29 @@ def train(name: str) -> None:
         how = ACCUMULATED
     started = {key: value.clone() for key, value in learner.model.state_dict().items()}
     lines: list[dict[str, Any]] = []
+
+    def first_logit() -> dict[str, float]:
+        with torch.inference_mode():
+            return {"validation/logit": float(learner(data.batch([0, 1])).logits_NC[0, 0])}
+
+    kept = name == "accumulated"
     engine = Engine(
         learner,
         loss,
         data,
-        how,
+        replace(how, save_steps=4, eval_steps=3) if kept else how,
         teacher=teacher,
         comparison=comparison,
+        evaluate=first_logit,
+        checkpoints=FOLDER / f"checkpoints-{PROCESSES}{SHARDED}" if kept else None,
         log=lines.append,
-        accelerator=new_accelerator(),
+        accelerator=accelerator(learner),
     )
     engine.projections.double()
     assert engine.plan.devices == PROCESSES, engine.plan
     assert engine.plan.batch == BATCH
-    engine.run()
-    engine.accelerator.free_memory()
-    trained = dict(learner.model.state_dict())
-    assert any(not torch.equal(trained[key], started[key]) for key in trained)
-    trained |= {f"loss.{key}": value for key, value in engine.projections.state_dict().items()}
-    out = FOLDER / str(PROCESSES)
-    out.mkdir(exist_ok=True)
-    rank = engine.accelerator.process_index
-    save_file({key: t.contiguous().clone() for key, t in trained.items()}, out / f"{name}.{rank}.safetensors")
-    (out / f"{name}.{rank}.json").write_text(json.dumps({"lines": lines, "tokens": engine.tokens}))
+    assert engine.sharded == bool(SHARDED)
+    return engine, lines, started
 
 
 for case in sys.argv[2:] or CASES:

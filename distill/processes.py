@@ -58,11 +58,13 @@ def new_accelerator() -> Accelerator:
     # Without this, processes that a launcher starts on a machine without accelerators take no notice of each other,
     # and each trains alone.
     alone_on_cpu = "LOCAL_RANK" in os.environ and not torch.accelerator.is_available()
-    return Accelerator(
+    made = Accelerator(
         cpu=alone_on_cpu,
         mixed_precision="no",
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
     )
+    check_accelerator(made)
+    return made
 
 
 def check_accelerator(accelerator: Accelerator) -> None:

@@ -118,7 +118,7 @@ class Engine:
     Raises:
         RecipeError: the batch would be split inside a batch-wise group, a teacher is missing, a term cannot
             compare these two models, there are no texts of the student's own to train on, or accelerate is set up in
-            a way that is not supported (`distill.processes.check_accelerator`).
+            a way that is not supported (recipes/several-gpus.md).
         NumericsError: from `run`, when loss or gradient is not finite; the weights are those of the step before.
 
     Example:

@@ -50,8 +50,8 @@ def restore_optimizer(optimizer: Any, tensors: Mapping[str, Tensor]) -> None:
     held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     if state.keys() - set(range(len(held))):
         raise CheckpointError("the checkpoint's optimizer has other parameters than the student")
-    for number, entry in state.items():
-        for name, tensor in entry.items():
-            if tensor.shape == held[number].shape:
-                entry[name] = part_of(tensor, held[number])
+    for parameter, moments in ((held[place], moments) for place, moments in state.items()):
+        for name, tensor in moments.items():
+            if tensor.shape == parameter.shape:
+                moments[name] = part_of(tensor, parameter)
     optimizer.load_state_dict({**whole, "state": state})

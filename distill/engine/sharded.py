@@ -11,6 +11,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+    from transformers import PreTrainedModel
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -68,13 +69,13 @@ class Outline:
         model: as transformers made it, before accelerate divides it in place.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: PreTrainedModel):
         shapes = {
             id(each): torch.nn.Parameter(each.to("meta"), each.requires_grad) for each in model.parameters()
         }
         self._model = copy.deepcopy(model, shapes)
 
-    def filled(self, divided: nn.Module) -> nn.Module:
+    def filled(self, divided: nn.Module) -> PreTrainedModel:
         """The model with the whole weights of the divided one; all devices must call this together."""
         buffers = dict(divided.named_buffers())
         for name, parameter in divided.named_parameters():

@@ -9,6 +9,7 @@ import errno
 import os
 import signal
 import sys
+import time
 
 import torch
 
@@ -23,6 +24,7 @@ step = Engine.step
 
 def go_wrong(engine: Engine, batch: list[int]) -> None:
     if "student" in engine.owner and engine.step_number == at:
+        print(f"it goes wrong at {time.time()}", file=sys.stderr, flush=True)
         if what == "raises":
             raise OSError("the cable is out")
         if what == "killed":

@@ -97,7 +97,9 @@ def test_two_processes_that_divide_a_student_train_what_one_does(trained, case):
 def assert_trained_alike(trained: Path, case: str, together: str) -> None:
     alone = load_file(trained / "1" / f"{case}.0.safetensors")
     first, second = (load_file(trained / together / f"{case}.{rank}.safetensors") for rank in (0, 1))
-    assert any(name.startswith("loss.") for name in alone) == (case.startswith(("projections", "cross")))
+    assert any(name.startswith("loss.") for name in alone) == (
+        case.startswith(("projections", "features", "cross"))
+    )
     for name, tensor in alone.items():
         assert torch.equal(first[name], second[name]), name
         torch.testing.assert_close(first[name], tensor, rtol=0, atol=1e-9, msg=name)
@@ -162,8 +164,9 @@ def runs(job) -> dict[int, subprocess.CompletedProcess[str]]:
 
 
 def without_times(text: str) -> list[str]:
-    """What a run said, without figures and folders, which may differ."""
-    return [re.sub(r"[\d.,]+|run\d", "#", line) for line in text.splitlines() if "preflight" not in line]
+    """What a run said, without figures, folders and how far it was every 30 seconds, which may differ."""
+    lines = (line for line in text.splitlines() if "preflight" not in line and ": step " not in line)
+    return [re.sub(r"[\d.,]+|run\d", "#", line) for line in lines]
 
 
 def test_a_run_on_two_processes_speaks_once_and_as_one_does(runs):
@@ -229,9 +232,10 @@ def test_a_run_on_two_processes_leaves_what_one_does(job, runs):
 def test_a_process_that_fails_stops_the_other_with_its_message(job, tmp_path, what, rank, code, lines):
     settings = ("--set", "train.max_steps=8", "--out", tmp_path / "run")
     at = 5 if what == "no-space" else 4
-    started = time.monotonic()
     result = launch(HERE / "fail_together.py", what, rank, at, "run", job / "quick.yaml", *settings)
-    assert time.monotonic() - started < PROMPT + 120
+    ended = time.time()
+    (wrong,) = re.findall(r"it goes wrong at ([\d.]+)", result.stderr)
+    assert ended - float(wrong) < PROMPT
     assert result.returncode == code
     found = sorted(said(result), reverse="raises" not in what)
     assert len(found) == len(lines), result.stderr

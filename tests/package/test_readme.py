@@ -90,3 +90,14 @@ def test_every_runtime_dependency_has_its_line():
 )
 def test_links_lead_somewhere(link):
     assert (ROOT / link).exists()
+
+
+def test_the_table_of_recipes_has_every_recipe():
+    from distill.recipe import shipped_recipes
+
+    text = (ROOT / "recipes" / "README.md").read_text()
+    assert set(re.findall(r"\[[a-z-]+\]\(([a-z-]+)\.yaml\)", text)) == set(shipped_recipes())
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 200

@@ -20,7 +20,7 @@ from distill.errors import (
     ModelError,
     RecipeError,
 )
-from distill.processes import failure_elsewhere, line_of, speaks
+from distill.processes import failure_elsewhere, speaks
 
 if TYPE_CHECKING:
     from distill.progress import Progress
@@ -51,6 +51,14 @@ OutOption = Annotated[
     Path | None,
     typer.Option("--out", metavar="FOLDER", help="The run's folder. Default: the recipe's, or runs/NAME."),
 ]
+TrustOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--trust-remote-code",
+        metavar="OWNER/NAME@COMMIT",
+        help="Run the Python code of this hub repository, as it is in this commit. Read it first.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
@@ -65,6 +73,7 @@ def check(
             help="Also try one real batch of each task: tokens, memory, time, gradients, scores. Trains nothing.",
         ),
     ] = False,
+    trusted: TrustOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Read a recipe, name every mistake in it, and print what it would do."""
@@ -76,7 +85,7 @@ def check(
     if preflight:
         from distill.runs.dry_run import dry_run
 
-        found = dry_run(read, progress=_progress(quiet=as_json))
+        found = dry_run(read, progress=_progress(quiet=as_json), trust_remote_code=trusted or ())
     if as_json:
         tried = {"preflight": {task: each.as_dict() for task, each in found.items()}} if preflight else {}
         _print(json.dumps(planned.as_dict() | tried, indent=1, ensure_ascii=False))
@@ -89,6 +98,7 @@ def run(
     recipe: RecipeArgument,
     out: OutOption = None,
     overrides: SetOption = None,
+    trusted: TrustOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Distil: teacher, student and the same student without a teacher, compared in one report.
@@ -101,7 +111,7 @@ def run(
         _print(f"{read.name}: run folder {folder}", to_stderr=as_json)
     from distill.runs import run as run_recipe
 
-    report = run_recipe(read, folder, progress=_progress(quiet=as_json))
+    report = run_recipe(read, folder, progress=_progress(quiet=as_json), trust_remote_code=trusted or ())
     _show_report(report, as_json)
 
 
@@ -110,6 +120,7 @@ def cache(
     recipe: RecipeArgument,
     out: OutOption = None,
     overrides: SetOption = None,
+    trusted: TrustOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Ask the recipe's language-model teachers once and keep what they say on disk, for `distill run` to learn from.
@@ -124,7 +135,9 @@ def cache(
         _print(f"{read.name}: run folder {folder}", to_stderr=as_json)
     from distill.runs import write_teacher_caches
 
-    summaries = write_teacher_caches(read, folder, progress=_progress(quiet=as_json))
+    summaries = write_teacher_caches(
+        read, folder, progress=_progress(quiet=as_json), trust_remote_code=trusted or ()
+    )
     if not speaks():
         return
     if as_json:
@@ -177,6 +190,7 @@ def evaluate(
             help="encoder (has a classifier), decoder (chooses the likeliest answer) or encoder_decoder (writes it)."
         ),
     ] = "encoder",
+    trusted: TrustOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Score a fine-tuned model on a task's dev split, or score stored predictions again."""
@@ -193,6 +207,9 @@ def evaluate(
     if model is None:
         result = score_predictions(task, predictions)  # type: ignore[arg-type]
     else:
+        from distill.models.source import trusted_repositories
+
+        commit = trusted_repositories(trusted or ()).get(model)
         result = evaluate_model(
             model,
             task,
@@ -202,6 +219,8 @@ def evaluate(
             batch_size=batch_size,
             architecture=architecture,  # type: ignore[arg-type]
             progress=_progress(quiet=as_json),
+            revision=commit,
+            trust_remote_code=commit is not None,
         )
     if as_json:
         _print(json.dumps(result, indent=1))
@@ -286,11 +305,28 @@ def _main() -> int:
         if os.environ.get("DISTILL_TRACEBACK"):
             raise
         if speaks(error):
-            _print(f"distill: {line_of(error)} (DISTILL_TRACEBACK=1 shows where)", to_stderr=True)
+            _print(f"distill: {_failure(error)}", to_stderr=True)
         return 1
     if code == 130 and speaks():  # typer turns an interrupt into this code
         _print(STOPPED, to_stderr=True)
     return code if isinstance(code, int) else 0
+
+
+def _failure(error: Exception) -> str:
+    """One line for what no part of distill expected."""
+    from distill.disk import shortage
+    from distill.memory import ran_out_of_memory, what_was_wanted
+
+    if ran_out_of_memory(error):
+        return (
+            f"out of memory ({what_was_wanted(error)}); lower train.per_device_train_batch_size, "
+            "train.per_device_eval_batch_size or data.max_length, or take smaller models"
+        )
+    short = shortage(error)
+    if short is not None:
+        return short
+    first = str(error).strip().splitlines()
+    return f"internal error, {type(error).__name__}: {first[0] if first else ''} (DISTILL_TRACEBACK=1 shows where)"
 
 
 # The signal that asked this process to stop.
@@ -375,7 +411,14 @@ def _show_report(found: Any, as_json: bool) -> None:
 
 
 def _print(text: str, *, to_stderr: bool = False) -> None:
-    print(text, file=sys.stderr if to_stderr else sys.stdout, flush=True)
+    try:
+        print(text, file=sys.stderr if to_stderr else sys.stdout, flush=True)
+    except OSError as error:
+        if to_stderr:  # nobody can be told, and the exit code says it
+            return
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise DistillError(f"standard output: cannot be written ({error.strerror})") from error
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ def evaluate_model(
     revision: str | None = None,
     architecture: Architecture = "encoder",
     progress: Progress | None = None,
+    trust_remote_code: bool = False,
 ) -> dict[str, Any]:
     """Score a fine-tuned model on a task's dev split.
 
@@ -47,6 +48,7 @@ def evaluate_model(
         architecture: "encoder" (with a classifier), "decoder" (chooses the likeliest answer) or "encoder_decoder"
             (writes it).
         progress: told how far it is.
+        trust_remote_code: run the Python files beside the weights, as `Teacher.load` takes it.
 
     Returns:
         `{"task", "metrics", "majority", "n", "truncated", "notes"}`, metrics as shares of 1.
@@ -67,7 +69,13 @@ def evaluate_model(
         loaded = load_task(task, source=source, path=data if source == "folder" else None)
     reading = reading_of(architecture, loaded.task, max_length=max_length, batch_size=batch_size)
     # The diagnostics are answered by an RTE model, in RTE's labels.
-    judge = Teacher.load(model, kind=reading.head, labels=loaded.task.labels, revision=revision)
+    judge = Teacher.load(
+        model,
+        kind=reading.head,
+        labels=loaded.task.labels,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+    )
     judge.model.to(Accelerator().device)
     told = progress or Silent()
     told.begin(f"{task}", len(loaded.validation))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from distill.disk import locked
-from distill.errors import DistillError
+from distill.disk import locked, reason_of, whole
+from distill.errors import DistillError, ResourceError
 
 Role = Literal["teacher", "student", "baseline"]
 
@@ -56,14 +55,16 @@ class RunFolder:
         """Keep a second process from working in the same folder at the same time.
 
         Raises:
-            DistillError: another process is at work there, or the folder cannot be written.
+            DistillError: another process is at work there.
+            ResourceError: the folder cannot be written.
         """
         with contextlib.ExitStack() as held:
             try:
                 held.enter_context(locked(self.path))
             except OSError as error:
-                raise DistillError(
-                    f"{self.path}: cannot be written ({error.strerror}); choose another --out"
+                reason, cure = reason_of(error) or (str(error), "")
+                raise ResourceError(
+                    f"{self.path}: cannot be written ({reason}); {cure}, or choose another --out"
                 ) from error
             yield
 
@@ -76,15 +77,22 @@ def fit_name(role: Role, task: str, seed: int, member: int | None = None) -> str
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write aside and rename: a reader sees the old file or the new one, never half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".writing-{path.name}")
-    try:
-        aside.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(aside, path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise DistillError(f"{path}: cannot be written ({error.strerror}); free some space there") from error
+    """Write one object as `write_text` writes.
+
+    Raises:
+        ResourceError: it cannot be written; the old file stands.
+    """
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write aside and rename: a reader sees the old file or the new one, never half of one.
+
+    Raises:
+        ResourceError: it cannot be written; the old file stands.
+    """
+    with whole(path) as aside:
+        aside.write_text(text, encoding="utf-8")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -99,6 +107,8 @@ def read_json(path: Path) -> dict[str, Any]:
         raise DistillError(
             f"{path}: is missing; is this a finished run's folder? `distill run` finishes it"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DistillError(f"{path}: cannot be read ({error})") from error
+    if not isinstance(value, dict):
+        raise DistillError(f"{path}: cannot be read (it is no JSON object)")
     return value

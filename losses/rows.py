@@ -234,7 +234,8 @@ def _refuse(name: str, wrong_N: Tensor, found_N: Tensor, expected: str) -> None:
         row = int(wrong_N.nonzero()[0])
         raise NumericsError(
             f"{name}: row {row} of {len(wrong_N)}: expected {expected}, got {float(found_N[row])} "
-            f"({int(wrong_N.sum())} such rows)"
+            f"({int(wrong_N.sum())} such rows)",
+            row=row,
         )
 
 

@@ -1,10 +1,13 @@
-"""Small real models, made once a test session."""
+"""Small real models, made once a test session, and no network."""
 
 from __future__ import annotations
 
 import gc
 import importlib.metadata
 import os
+import runpy
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +20,28 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TRITON_INTERPRET", "1")
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# Nothing connects to another machine, neither here nor in a process that a test starts.
+OFFLINE = ROOT / "tests" / "offline"
+CONNECTIONS = Path(tempfile.mkdtemp(prefix="distill-tests-")) / "connections"
+os.environ["DISTILL_CONNECTIONS"] = str(CONNECTIONS)
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(OFFLINE), os.environ.get("PYTHONPATH"))))
+runpy.run_path(str(OFFLINE / "sitecustomize.py"))
+
+
+@pytest.fixture(autouse=True)
+def _no_connection() -> Iterator[None]:
+    """Fail a test that went to the network, even where the library that did went on without."""
+    CONNECTIONS.unlink(missing_ok=True)
+    yield
+    if CONNECTIONS.is_file():
+        wanted = sorted(set(CONNECTIONS.read_text(encoding="utf-8").splitlines()))
+        pytest.fail(f"went to the network: {', '.join(wanted)}")
+
+
+def pytest_unconfigure() -> None:
+    """Leave nothing behind."""
+    shutil.rmtree(CONNECTIONS.parent, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -23,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from distill.cache.spec import CacheSpec
-from distill.disk import sha256_of, sync
+from distill.disk import sha256_of, whole
 from distill.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -114,8 +113,8 @@ def read_manifest(folder: Path) -> Manifest | None:
         body = {field.name: body[field.name] for field in fields(Manifest)}
         spec, shards = CacheSpec(**body.pop("spec")), tuple(Shard(**shard) for shard in body.pop("shards"))
         manifest = Manifest(spec=spec, shards=shards, **body)
-        whole = manifest.text() == text
-    except (ValueError, KeyError, TypeError, AttributeError):
+        whole = manifest.text() == text and all(Path(shard.file).name == shard.file for shard in shards)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         whole = False
     if not whole:
         raise CheckpointError(
@@ -171,19 +170,8 @@ def verify(folder: Path, shard: Shard) -> None:
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    aside = path.with_name(f".writing-{path.name}")
-    try:
+    with whole(path, "cache ", CheckpointError) as aside:
         write(aside)
-        sync(aside)
-        os.replace(aside, path)
-        sync(path.parent)
-    except (OSError, SafetensorError) as error:
-        with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
-        reason = error.strerror if isinstance(error, OSError) else None
-        raise CheckpointError(
-            f"cache {path}: cannot be written ({reason or error}); free some space there and run again to continue"
-        ) from error
 
 
 @contextlib.contextmanager

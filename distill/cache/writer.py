@@ -27,7 +27,7 @@ from distill.cache.files import (
 )
 from distill.cache.header import Header
 from distill.cache.spec import CacheSpec
-from distill.disk import locked
+from distill.disk import locked, reason_of
 from distill.errors import CheckpointError, MismatchError
 from distill.models import Batch, DataSet, Prediction
 from distill.progress import Progress, Silent
@@ -114,9 +114,8 @@ def write_cache(
         except OSError as error:
             # Where nobody can write, a finished cache can still be read.
             if not (folder / MANIFEST).is_file():
-                raise CheckpointError(
-                    f"cache {folder}: cannot be written ({error.strerror or error})"
-                ) from error
+                reason, cure = reason_of(error) or (str(error), "")
+                raise CheckpointError(f"cache {folder}: cannot be written ({reason}); {cure}") from error
         return _write(folder, header, features, teacher, spec, epochs, device, progress, shard_bytes)
 
 

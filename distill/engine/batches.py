@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from distill.recipe import TrainRecipe
 
@@ -24,12 +24,20 @@ class Plan:
         accumulation: forward passes of a device that one optimizer step adds up.
         devices: processes that share a step.
         group: examples of a batch-wise group; None is the whole batch of a step.
+        at_once: examples of a forward pass where memory did not hold `micro_batch` of them; what a step and a device
+            share of a batch stays the same.
     """
 
     micro_batch: int
     accumulation: int = 1
     devices: int = 1
     group: int | None = None
+    at_once: int | None = None
+
+    @property
+    def held(self) -> int:
+        """Examples that memory has to hold in a forward pass."""
+        return self.at_once or self.micro_batch
 
     @property
     def batch(self) -> int:
@@ -48,6 +56,8 @@ class Plan:
         so that all devices take part in every pass.
         """
         group = self.group or self.batch
+        if self.devices == 1:
+            return self.split([(list(batch), [place // group for place in range(len(batch))], 1.0)])
         together = self.micro_batch * self.devices
         passes: list[MicroBatch] = []
         for turn in range(0, len(batch), together):
@@ -63,6 +73,20 @@ class Plan:
     def spans_devices(self) -> bool:
         """Whether a batch-wise group holds examples of several devices, whose rows must then be brought together."""
         return self.devices > 1 and self.micro_batch % (self.group or self.batch) != 0
+
+    def split(self, micro_batches: Sequence[MicroBatch]) -> list[MicroBatch]:
+        """The same examples, as many a forward pass as memory holds."""
+        return [
+            (index[first : first + self.held], group[first : first + self.held], weight)
+            for index, group, weight in micro_batches
+            for first in range(0, len(index), self.held)
+        ]
+
+    def halved(self, *, whole_groups: bool) -> Plan | None:
+        """The same batches with half as many examples a forward pass; None where these cannot be fewer."""
+        unit = (self.group or self.batch) if whole_groups else 1
+        half = self.held // 2 // unit * unit
+        return replace(self, at_once=half) if half else None
 
 
 def total_steps(train: TrainRecipe, examples: int, devices: int = 1) -> int:

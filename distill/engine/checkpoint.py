@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from distill.disk import sha256_of, sync
+from distill.disk import reason_of, sha256_of, sync
 from distill.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -65,11 +66,10 @@ def save_checkpoint(
         shutil.rmtree(final, ignore_errors=True)
         aside.rename(final)
         sync(folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(aside, ignore_errors=True)
-        raise CheckpointError(
-            f"checkpoint {final}: cannot be written ({error.strerror or error}); free some space there"
-        ) from error
+        reason, cure = reason_of(error) or (str(error), "look at the disk")
+        raise CheckpointError(f"checkpoint {final}: cannot be written ({reason}); {cure}") from error
     for old in _steps(folder)[KEPT:]:
         shutil.rmtree(old, ignore_errors=True)
     return final
@@ -102,6 +102,8 @@ def _read(path: Path) -> Checkpoint:
     try:
         manifest: dict[str, str] = json.loads((path / MANIFEST).read_text())
         for name, digest in manifest.items():
+            if Path(name).name != name:
+                raise CheckpointError(f"checkpoint {path}: {MANIFEST} names {name!r}, which is no file of it")
             if not (path / name).is_file():
                 raise CheckpointError(f"checkpoint {path}: {name} is missing")
             if sha256_of(path / name) != digest:
@@ -115,7 +117,15 @@ def _read(path: Path) -> Checkpoint:
             if name.endswith(".safetensors")
         }
         return Checkpoint(int(state["step"]), tensors, state)
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        TypeError,
+        RecursionError,
+        SafetensorError,
+    ) as error:
         raise CheckpointError(f"checkpoint {path}: {MANIFEST} or {STATE} cannot be read ({error})") from error
 
 

@@ -6,14 +6,16 @@ batch ─► teacher ─┐          (on policy: the batch's prompts, as the stu
 
 from __future__ import annotations
 
+import bisect
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -24,10 +26,12 @@ from distill.engine.comparison import Comparison, CrossAttention, Turn
 from distill.engine.gathered_rows import gather_rows
 from distill.engine.optimizer import make_optimizer, optimizer_tensors, restore_optimizer
 from distill.engine.own_texts import OwnTexts
-from distill.engine.random_state import random_tensors, restore_random
+from distill.engine.random_state import own_random, random_tensors, restore_own, restore_random
 from distill.engine.sharded import Outline, gathered, part_of, tied_weights, total_norm
-from distill.errors import CheckpointError, NumericsError, RecipeError
+from distill.engine.spikes import WINDOW, Spikes
+from distill.errors import CheckpointError, NumericsError, RecipeError, ResourceError
 from distill.losses import Loss, ModelPair, Rows, Total, Wanted
+from distill.memory import enough_memory, ran_out_of_memory, what_was_wanted
 from distill.models import Batch, DataSet, Prediction, SparsePrediction, Student, Teacher, set_dropout
 from distill.processes import Processes, check_accelerator, new_accelerator
 from distill.progress import Progress, Silent
@@ -38,6 +42,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from distill.losses import Evaluation
+
+Made = TypeVar("Made")
 
 
 # Between the random seeds of two devices, so that those of neighbouring runs do not meet.
@@ -77,12 +83,24 @@ class Work:
         micro_batches: what each forward pass on this device takes of them.
         loss: the terms that count.
         rows: how many rows the whole batch has, on all devices, for the terms of these names.
+        prompts: of the student's own texts: the training example whose prompt each of them continues.
     """
 
     data: DataSet
     micro_batches: list[MicroBatch]
     loss: Total
     rows: dict[tuple[str, ...], int]
+    prompts: list[int] | None = None
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """Where a step began: what its forward passes change besides gradients."""
+
+    random: dict[str, Tensor]
+    tokens: int
+    sums: dict[str, Tensor]
+    weights: dict[str, Tensor]
 
     @property
     def reads_no_logits(self) -> bool:
@@ -94,7 +112,8 @@ class Engine:
     """Trains one student with one loss on one data set.
 
     Normalisation is exact: however a batch is split into forward passes or devices, the gradient is that of
-    Σ weight·value / Σ weight over the whole batch.
+    Σ weight·value / Σ weight over the whole batch. A forward pass that memory does not hold is therefore made again in
+    halves, for the rest of the training and in a continued one: the same batch, the same gradient to rounding.
 
     Args:
         student: its weights are changed in place.
@@ -114,12 +133,15 @@ class Engine:
         log: receives one dictionary of figures every `train.logging_steps` steps.
         progress: told where the run is.
         accelerator: for devices and processes; made here when None.
+        example_name: what errors call the training example at an index.
 
     Raises:
         RecipeError: the batch would be split inside a batch-wise group, a teacher is missing, a term cannot
             compare these two models, there are no texts of the student's own to train on, or accelerate is set up in
             a way that is not supported (recipes/several-gpus.md).
         NumericsError: from `run`, when loss or gradient is not finite; the weights are those of the step before.
+        ResourceError: from `run`, when memory does not hold a forward pass that cannot be made smaller, or a disk not
+            what is written.
 
     Example:
         See "In your own script" of the README.
@@ -141,6 +163,7 @@ class Engine:
         log: Callable[[dict[str, Any]], None] | None = None,
         progress: Progress | None = None,
         accelerator: Accelerator | None = None,
+        example_name: Callable[[int], str] | None = None,
     ):
         self.accelerator = accelerator = accelerator or new_accelerator()
         check_accelerator(accelerator)
@@ -157,6 +180,8 @@ class Engine:
         self.evaluate = evaluate
         self.log = log or (lambda figures: None)
         self.progress = progress or Silent()
+        self.example_name = example_name or "training example {}".format
+        self.name = owner.split("@")[0] or "training"
         self.plan = Plan(
             micro_batch=train.per_device_train_batch_size,
             accumulation=train.gradient_accumulation_steps,
@@ -229,6 +254,7 @@ class Engine:
         self._autocast = _wants_bf16(train, accelerator.device)
         self._sums: dict[str, Tensor] = {}
         self._weights: dict[str, Tensor] = {}
+        self._spikes = Spikes()
         self._resumed = False
         self._head: SharedHead | None = None
 
@@ -269,7 +295,7 @@ class Engine:
         """
         if not self._resumed:
             self.resume()
-        self.progress.begin(self.owner.split("@")[0] or "training", self.total_steps, self.step_number)
+        self.progress.begin(self.name, self.total_steps, self.step_number)
         started, tokens_before = time.monotonic(), self.tokens
         for batch in self._batches():
             self.step(batch)
@@ -284,7 +310,11 @@ class Engine:
                 self.progress.advance(self.step_number)
             if self.evaluate and self.train.eval_steps and self.step_number % self.train.eval_steps == 0:
                 self.student.model.train(mode=False)
-                self.log({"step": self.step_number, **self.evaluate()})
+                with enough_memory(
+                    f"{self.name}: evaluation at step {self.step_number}",
+                    "lower train.per_device_eval_batch_size",
+                ):
+                    self.log({"step": self.step_number, **self.evaluate()})
                 self.student.model.train()
             if (
                 self.checkpoints
@@ -300,11 +330,40 @@ class Engine:
 
     def step(self, batch: list[int]) -> None:
         """One optimizer step on the examples of `batch`, forward pass by forward pass."""
-        work = self._work(batch)
-        tokens_before = self.tokens
-        finite = torch.ones((), dtype=torch.bool, device=self.accelerator.device)
+        where = f"{self.name}: step {self.step_number + 1}"
+        work, begun = self._work(batch), self._beginning()
+        loss, totals = self.within_memory(where, lambda: self._add_up(work))
+        loss = self._share(loss, begun.tokens)
+        self._average_projections()
+        if self._waits_for_all and work.reads_no_logits:
+            self._forget_unreached()
+        parameters = [p for _, p in self._trained() if p.grad is not None]
+        norm = total_norm([p.grad for p in parameters if p.grad is not None])
+        lost, length = torch.stack([loss, norm.to(loss)]).tolist()  # waits for the device once
+        if not (math.isfinite(lost) and math.isfinite(length)):
+            raise self._agreed_culprit(work, begun)
+        if self.train.max_grad_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.train.max_grad_norm, norm)
+        self._sums["gradient_norm"] = norm
+        with enough_memory(where, "take a smaller student, or train.freeze_embeddings: true"):
+            self.optimizer.step()
+        self.scheduler.step()
+        self.optimizer.zero_grad()
+        self.step_number += 1
+        self._warn_of_a_spike(lost)
+        if self.loss.scheduled:
+            rows_of = {name: rows for names, rows in work.rows.items() for name in names}
+            figures = {
+                name: float(self.accelerator.reduce(total, "sum")) / rows_of[name]
+                for name, total in totals.items()
+            }
+            self.loss = self.loss.advance(figures, progress=self.step_number / self.total_steps)
+
+    def _add_up(self, work: Work) -> tuple[Tensor, dict[str, Tensor]]:
+        """The gradient of a step; this device's share of its loss, and the sum of each term's weighted values."""
+        added = torch.zeros((), device=self.accelerator.device)
         totals: dict[str, Tensor] = {}
-        for last, micro in _mark_last(work.micro_batches):
+        for last, micro in _mark_last(self.plan.split(work.micro_batches)):
             with self.accelerator.no_sync(self.student.model) if not last else nullcontext():
                 parts = [
                     (part, part.terms.evaluate(part.rows, self.projections))
@@ -319,48 +378,102 @@ class Engine:
                 loss = torch.stack(means).sum() * self.plan.devices
                 if self._waits_for_all and work.reads_no_logits:
                     loss = loss + sum(part.rows.student[:0].sum() for part, _ in parts)
-                finite &= loss.isfinite()
+                for (part, values), mean in zip(parts, means, strict=True):
+                    if part.own is not None:
+                        mean = part.counted.mean(part.terms.combine(values), total_weight=part.total)
+                    added += mean.detach()
                 self.accelerator.backward(loss)
             for part, values in parts:
                 for name, total in self._remember(part.counted, values).items():
                     totals[name] = totals.get(name, torch.zeros_like(total)) + total
-        finite = self._share(finite, tokens_before)
-        self._average_projections()
-        if self._waits_for_all and work.reads_no_logits:
-            self._forget_unreached()
-        parameters = [p for _, p in self._trained() if p.grad is not None]
-        norm = total_norm([p.grad for p in parameters if p.grad is not None])
-        if not bool(finite & norm.isfinite()):
-            raise self._agreed_culprit(work)
-        if self.train.max_grad_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(parameters, self.train.max_grad_norm, norm)
-        self._sums["gradient_norm"] = norm
-        self.optimizer.step()
-        self.scheduler.step()
-        self.optimizer.zero_grad()
-        self.step_number += 1
-        if self.loss.scheduled:
-            rows_of = {name: rows for names, rows in work.rows.items() for name in names}
-            figures = {
-                name: float(self.accelerator.reduce(total, "sum")) / rows_of[name]
-                for name, total in totals.items()
-            }
-            self.loss = self.loss.advance(figures, progress=self.step_number / self.total_steps)
+        return added, totals
+
+    def within_memory(self, where: str, work: Callable[[], Made]) -> Made:
+        """Do what makes forward passes and no step; where memory runs out, do it again with half the examples in each.
+
+        The failed attempt's gradients and figures are dropped and random numbers drawn again. Where checkpoints are
+        kept one is made, so that a continued training splits its batches in the same way.
+
+        Args:
+            where: to name in what is said.
+            work: asks `plan` how batches are split.
+
+        Raises:
+            ResourceError: a forward pass holds one example, or one group of a batch-wise loss; or several processes
+                share the step, which would have to agree while some of them wait for the others' gradients.
+        """
+        begun = self._beginning()
+        while True:
+            try:
+                return work()
+            except Exception as error:
+                if not ran_out_of_memory(error):
+                    raise
+                self.plan = self._smaller_plan(where, error)
+            # Only now that the error is gone are the tensors of the failed attempt.
+            from accelerate.utils.memory import clear_device_cache
+
+            self._back_to(begun)
+            clear_device_cache(garbage_collection=True)
+            if self.checkpoints:
+                self._save()
+
+    def _smaller_plan(self, where: str, error: Exception) -> Plan:
+        found = (
+            f"{where}: out of memory with {self.plan.held} examples a forward pass ({what_was_wanted(error)})"
+        )
+        if self.plan.devices > 1:
+            raise ResourceError(
+                f"{found} in process {self.accelerator.process_index} of {self.plan.devices}; halve "
+                "train.per_device_train_batch_size and double train.gradient_accumulation_steps: the gradient stays "
+                "the same"
+            ) from error
+        smaller = self.plan.halved(whole_groups=not self.loss.additive)
+        if smaller is None and self.plan.held == 1:
+            raise ResourceError(
+                f"{found}, which cannot be fewer; lower data.max_length, take a smaller student or teacher, or set "
+                "train.freeze_embeddings: true or precision: bf16"
+            ) from error
+        if smaller is None:
+            raise ResourceError(
+                f"{found}, and a group of a batch-wise loss must not be cut; lower the loss's group_size or "
+                "train.per_device_train_batch_size (either changes what is compared), or data.max_length"
+            ) from error
+        self.progress.say(
+            f"{found}; goes on with {smaller.held} at once: the same batch, the same gradient, more forward passes"
+        )
+        return smaller
+
+    def _beginning(self) -> Beginning:
+        return Beginning(own_random(self.accelerator), self.tokens, {**self._sums}, {**self._weights})
+
+    def _back_to(self, begun: Beginning) -> None:
+        """Forget the forward passes since."""
+        for _, parameter in self._trained():
+            parameter.grad = None
+        restore_own(self.accelerator, begun.random)
+        self.tokens, self._sums, self._weights = begun.tokens, {**begun.sums}, {**begun.weights}
+
+    def _warn_of_a_spike(self, loss: float) -> None:
+        height = self._spikes.above(loss)
+        if height is not None:
+            self.progress.say(
+                f"{self.name}: step {self.step_number}: loss {loss:.4g} is {height:.0f} standard deviations above the "
+                f"{WINDOW} before it; if it does not come down again, lower learning_rate or max_grad_norm. Said once"
+            )
 
     def _trained(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         yield from self.student.model.named_parameters()
         yield from self.projections.named_parameters(prefix="loss")
 
-    def _share(self, finite: Tensor, tokens_before: int) -> Tensor:
-        """Whether every device's loss is finite; count the tokens that all of them have read since."""
+    def _share(self, loss: Tensor, tokens_before: int) -> Tensor:
+        """The loss of a step on all devices; count the tokens that all of them have read since."""
         if self.plan.devices == 1:
-            return finite
-        mine = finite.new_tensor([self.tokens - tokens_before, 0], dtype=torch.float64)
-        mine[1] = finite.logical_not()
-        read, lost = self.accelerator.reduce(mine, "sum").unbind()
+            return loss
+        mine = torch.stack([loss.double(), loss.new_tensor(self.tokens - tokens_before, dtype=torch.float64)])
+        whole, read = self.accelerator.reduce(mine, "sum").unbind()
         self.tokens = tokens_before + int(read)
-        all_finite: Tensor = lost == 0
-        return all_finite
+        return whole.to(loss.dtype)  # type: ignore[no-any-return]
 
     def _average_projections(self) -> None:
         """Do for the projections what the wrapped student does by itself: average gradients over devices."""
@@ -394,11 +507,16 @@ class Engine:
 
     def _written(self, own_texts: OwnTexts, micro_batches: list[MicroBatch]) -> Work:
         """The student's own texts for these forward passes, and how many rows they make on all devices."""
-        with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self._autocast):
+        prompts = [i for index, _, _ in micro_batches for i in index]
+        with (
+            torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self._autocast),
+            enough_memory(
+                f"{self.name}: step {self.step_number + 1}, texts of its own",
+                "lower train.per_device_eval_batch_size or train.on_policy.max_new_tokens",
+            ),
+        ):
             texts = own_texts.write(
-                self.accelerator.unwrap_model(self.student.model),
-                [i for index, _, _ in micro_batches for i in index],
-                self.step_number,
+                self.accelerator.unwrap_model(self.student.model), prompts, self.step_number
             )
         place = itertools.count()
         renumbered = [([next(place) for _ in index], group, weight) for index, group, weight in micro_batches]
@@ -407,7 +525,8 @@ class Engine:
             device=self.accelerator.device,
         )
         loss = self.loss.against_teacher
-        return Work(texts, renumbered, loss, {loss.names: max(int(self.accelerator.reduce(rows, "sum")), 1)})
+        total = max(int(self.accelerator.reduce(rows, "sum")), 1)
+        return Work(texts, renumbered, loss, {loss.names: total}, prompts)
 
     def _split(self) -> tuple[Total | None, Total | None]:
         """The terms that need no teacher and those that do, where these see other rows."""
@@ -455,7 +574,7 @@ class Engine:
                 parts.append(Part(alone, own, work.rows[alone.names]))
             if compared:
                 assert self._ask_teacher is not None  # noqa: S101 - was checked
-                turn = Turn(batch, self.epoch, said, self.student, self._ask_teacher, self.models)
+                turn = Turn(batch, self.epoch, said, self.student, self._ask_teacher, self.models, group)
                 parts.append(Part(compared, self.comparison.rows(turn), work.rows[compared.names]))
         return parts
 
@@ -495,7 +614,7 @@ class Engine:
         if self._head is None:
             tokens = max(self.student.tokenizer.get_vocab().values()) + 1
             self._head = SharedHead(student_NV.shape[1], teacher_NW.shape[1], tokens)
-            self.progress.say(f"{self.owner.split('@')[0] or 'training'}: {self._head.describe()}")
+            self.progress.say(f"{self.name}: {self._head.describe()}")
         return student_NV[:, : self._head.columns], teacher_NW[:, : self._head.columns]
 
     @property
@@ -562,13 +681,13 @@ class Engine:
             figures |= self.own_texts.figures(range(logged, self.step_number), self.processes.gather)
         return {"loss": float(weighted), **figures, "learning_rate": float(self.scheduler.get_last_lr()[0])}
 
-    def _agreed_culprit(self, work: Work) -> NumericsError:
+    def _agreed_culprit(self, work: Work, begun: Beginning) -> NumericsError:
         """What all devices say was not finite at this step: the first that names a tensor of its own."""
         wrapped = self.student.model
         # Each looks by itself, and the first that finds something stops looking.
         self.student.model = self.accelerator.unwrap_model(wrapped)
         try:
-            found = self.processes.gather(self._culprit(work))
+            found = self.processes.gather(self._culprit(work, begun))
         finally:
             self.student.model = wrapped
         named = [(f" on device {rank}", *each) for rank, each in enumerate(found) if each[0]]
@@ -576,40 +695,83 @@ class Engine:
         where = f"step {self.step_number + 1}{device if self.plan.devices > 1 else ''}"
         return NumericsError(f"{where}: {problem}")
 
-    def _culprit(self, work: Work) -> tuple[bool, str]:
-        """Which tensor of this device was not finite at this step, and whether that is where it began.
+    def _culprit(self, work: Work, begun: Beginning) -> tuple[bool, str]:
+        """Which tensor of this device was not finite at this step, and of which example; whether it began there.
 
         The weights have not been touched.
         """
-        gradients = [
-            name
-            for name, parameter in self._trained()
-            if parameter.grad is not None and not bool(parameter.grad.isfinite().all())
-        ]
-        self.optimizer.zero_grad()
-        found: list[str] = []
+        unharmed = "the weights are those of the step before"
+        wrong = self._gradients_not_finite()
+        self._back_to(begun)  # the same dropout
+        problems: list[str] = []
         # To the end: where the student is divided among devices, all must read as often.
         with torch.no_grad():
-            for micro in work.micro_batches:
+            for micro in self.plan.split(work.micro_batches):
                 for part in self._parts(work, micro):
                     try:
                         part.rows.check_finite()
                     except NumericsError as error:
-                        found.append(f"{error}; the weights are those of the step before")
+                        of = self._example(work, micro, part, error)
+                        problems.append(f"{of}{error}; {unharmed}")
                         continue
                     for name, (values_N, _) in part.terms.evaluate(part.rows, self.projections).items():
-                        if not bool(values_N.isfinite().all()):
-                            found.append(
-                                f"loss term {name} is not finite; the weights are those of the step before; lower "
-                                "its temperature's extremes or its weight"
+                        wrong_N = ~values_N.isfinite() & (part.rows.weights > 0)
+                        if bool(wrong_N.any()):
+                            row = int(wrong_N.nonzero()[0])
+                            of = self._example(work, micro, part, NumericsError("", row=row))
+                            problems.append(
+                                f"{of}loss term {name} is not finite, got {float(values_N[row])}; {unharmed}; lower its "
+                                "temperature's extremes or its weight"
                             )
-        if found:
-            return True, found[0]
-        first = gradients[0] if gradients else "the student"
+        if problems:
+            return True, problems[0]
+        cure = "lower learning_rate or use precision: fp32"
+        if not wrong:
+            return False, f"the gradient's norm is beyond float32; {unharmed}; {cure}"
         return False, (
-            f"the gradient of {first} is not finite ({len(gradients)} tensors in all); the weights are those of the "
-            "step before; lower learning_rate or use precision: fp32"
+            f"{self._example_of_gradient(work)}the gradient of {wrong[0]} is not finite ({len(wrong)} tensors in all); "
+            f"{unharmed}; {cure}"
         )
+
+    def _gradients_not_finite(self) -> list[str]:
+        return [
+            name
+            for name, parameter in self._trained()
+            if parameter.grad is not None and not bool(parameter.grad.isfinite().all())
+        ]
+
+    def _example(self, work: Work, micro: MicroBatch, part: Part, found: NumericsError) -> str:
+        """Of which example a row or sequence of a forward pass is, as the beginning of an error; empty if unknown."""
+        index, *_ = micro
+        at = found.sequence
+        if found.row is not None:
+            if self.comparison is not None and part.terms.needs_teacher:
+                counts = [self.comparison.rows_of([i], self.epoch) for i in index]
+            else:
+                counts = [work.data.rows_of([i], self.epoch) for i in index]
+            known = sum(counts) == len(part.rows)
+            at = bisect.bisect_right(list(itertools.accumulate(counts)), found.row) if known else None
+        if at is None or at >= len(index):
+            return ""
+        return self._named(work, index[at])
+
+    def _named(self, work: Work, index: int) -> str:
+        if work.prompts is None:
+            return f"{self.example_name(index)}: "
+        return f"the student's own text behind the prompt of {self.example_name(work.prompts[index])}: "
+
+    def _example_of_gradient(self, work: Work) -> str:
+        """The first example whose gradient alone is not finite, as the beginning of an error; empty if there is none."""
+        if self.plan.devices > 1 or not self.loss.additive:
+            return ""
+        for index, group, weight in work.micro_batches:
+            for each in zip(index, group, strict=True):
+                self._add_up(replace(work, micro_batches=[([each[0]], [each[1]], weight)]))
+                found = self._gradients_not_finite()
+                self.optimizer.zero_grad()
+                if found:
+                    return self._named(work, each[0])
+        return ""
 
     def _save(self) -> None:
         model, main = self.accelerator.unwrap_model(self.student.model), self.processes.main
@@ -632,6 +794,8 @@ class Engine:
                     "owner": self.owner,
                     "scheduler": self.scheduler.state_dict(),
                     "tokens": self.tokens,
+                    "at_once": self.plan.at_once,
+                    "losses": self._spikes.losses,
                     "loss": [asdict(term) for term in self.loss] if self.loss.scheduled else None,
                 },
             )
@@ -671,6 +835,8 @@ class Engine:
         restore_random(self.accelerator, checkpoint.tensors["random"])
         self.step_number = checkpoint.step
         self.tokens = int(checkpoint.state["tokens"])
+        self.plan = replace(self.plan, at_once=checkpoint.state["at_once"])
+        self._spikes.losses = checkpoint.state["losses"]
         if self.loss.scheduled:
             # A scheduled loss is its own state.
             stored_terms = zip(self.loss, checkpoint.state["loss"], strict=True)

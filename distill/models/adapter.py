@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import difflib
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from distill.errors import ModelError
+from distill.recipe.patterns import REVISION
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -196,13 +198,13 @@ def weights_file(folder: Path) -> Path:
     return adapter if adapter.is_file() else folder / "model.safetensors"
 
 
-def check_adapter_file(name: str, said: Mapping[str, Any]) -> str:
-    """The base model that an adapter_config.json names.
+def check_adapter_file(name: str, said: Mapping[str, Any]) -> tuple[str, str | None]:
+    """The base model that an adapter_config.json names, and its revision.
 
     Raises:
         ModelError: it names none, or asks for what is not done for a file: importing modules, unpickling.
     """
-    if said.get("peft_type") in REFUSED_TYPES:
+    if str(said.get("peft_type")).upper() in REFUSED_TYPES:
         raise ModelError(f"model {name}: adapters of type {said['peft_type']} are not read")
     for key in REFUSED_KEYS:
         if said.get(key):
@@ -212,7 +214,10 @@ def check_adapter_file(name: str, said: Mapping[str, Any]) -> str:
     base = said.get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         raise ModelError(f"model {name}: its {ADAPTER_CONFIG} names no base_model_name_or_path")
-    return base
+    revision = said.get("revision")
+    if revision is not None and not (isinstance(revision, str) and re.fullmatch(REVISION, revision)):
+        raise ModelError(f"model {name}: its {ADAPTER_CONFIG} sets revision to no git revision")
+    return base, revision
 
 
 def _without_wrappers(model: nn.Module) -> None:

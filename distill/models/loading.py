@@ -35,11 +35,9 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
     has_own = any((Path(source.location) / file).is_file() for file in TOKENIZER_FILES)
     location = source.location if source.base is None or has_own else source.base.location
     try:
-        return AutoTokenizer.from_pretrained(location, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(
-            f"model {source.name}: its tokenizer cannot be loaded ({_first_line(error)})"
-        ) from error
+        return AutoTokenizer.from_pretrained(location, trust_remote_code=source.trust_remote_code)
+    except Exception as error:
+        raise _refusal(source, "its tokenizer cannot be loaded", error) from error
 
 
 def load_model(
@@ -79,14 +77,14 @@ def load_model(
                 source.location,
                 dtype=dtype,
                 use_safetensors=True,
-                trust_remote_code=False,
+                trust_remote_code=source.trust_remote_code,
                 output_loading_info=True,
                 ignore_mismatched_sizes=allow_new_head,
                 **_head(kind, labels, keep_names=not allow_new_head),
                 **(quantization or {}),
             )
         except Exception as error:
-            raise ModelError(f"model {source.name}: cannot be loaded ({_first_line(error)})") from error
+            raise _refusal(source, "cannot be loaded", error) from error
     new = [
         key
         for key in [*loading["missing_keys"], *(k for k, *_ in loading["mismatched_keys"])]
@@ -140,9 +138,9 @@ def whole_config(source: ModelSource) -> dict[str, Any]:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(source.location, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"model {source.name}: cannot be loaded ({_first_line(error)})") from error
+        config = AutoConfig.from_pretrained(source.location, trust_remote_code=source.trust_remote_code)
+    except Exception as error:
+        raise _refusal(source, "cannot be loaded", error) from error
     return config.to_dict()  # type: ignore[no-any-return]
 
 
@@ -214,6 +212,16 @@ def _head(kind: HeadKind, labels: tuple[str, ...], *, keep_names: bool = False) 
     if keep_names:  # a fine-tuned model's own label names decide the order of its classes
         return {}
     return {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
+
+
+def _refusal(source: ModelSource, what: str, error: Exception) -> ModelError:
+    """The one line of a model that transformers could not load."""
+    if "trust_remote_code" in str(error) and not source.trust_remote_code:
+        return ModelError(
+            f"model {source.name}: needs Python code of its own, which is not run; read it, and then trust that one "
+            "commit: --trust-remote-code OWNER/NAME@COMMIT, or trust_remote_code=True in Python"
+        )
+    return ModelError(f"model {source.name}: {what} ({_first_line(error)})")
 
 
 def _first_line(error: Exception) -> str:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distill.disk import refused
 from distill.errors import ModelError
 from distill.losses import Vocabularies
 from distill.models.adapter import adapt, is_adapted, is_mergeable, merged, save_adapter
@@ -111,7 +112,7 @@ class Student:
         source = find_model(source) if isinstance(source, str) else source
         whole = _load_plain(source, kind, labels, seed)
         kept = choose_layers(whole, layers, decoder_layers, importance)
-        provenance: dict[str, Any] = {"teacher": source.name, "teacher_digest": source.digest}
+        provenance: dict[str, Any] = {"teacher": source.public_name, "teacher_digest": source.digest}
         provenance |= {part: list(chosen) for part, chosen in kept.items()}
         if refitted:
             provenance["refitted"] = sorted(refitted)
@@ -138,10 +139,12 @@ class Student:
     def load(
         cls, source: ModelSource | str, *, kind: HeadKind, labels: tuple[str, ...], seed: int = 0
     ) -> Student:
-        """A student that starts from a pretrained model: a folder, `package:…` or a hub id."""
+        """A student that starts from a pretrained model: a folder, `package:…`, a hub id, or what `find_model` found."""
         source = find_model(source) if isinstance(source, str) else source
         model = _load_plain(source, kind, labels, seed)
-        student = cls(model, load_tokenizer(source), {"model": source.name, "model_digest": source.digest})
+        student = cls(
+            model, load_tokenizer(source), {"model": source.public_name, "model_digest": source.digest}
+        )
         if source.base is None:
             student._base = (
                 source.name if source.digest.startswith("hub:") else str(Path(source.location).resolve())
@@ -251,16 +254,19 @@ class Student:
 
         An adapter is merged into the weights. One with virtual tokens cannot be: it is written in peft's own format
         with the place of its base model, for peft's AutoPeftModel… classes.
+
+        Raises:
+            ResourceError: the folder cannot be written; what is there of it is not a whole model.
         """
         folder = Path(folder)
-        with quiet_transformers():
+        with refused(folder), quiet_transformers():
             if is_adapted(self.model) and not is_mergeable(self.model):
                 save_adapter(self.model, folder, self._base)  # type: ignore[arg-type]
             else:
                 plain = merged(self.model) if is_adapted(self.model) else self.model  # type: ignore[arg-type]
                 plain.save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
-        (folder / PROVENANCE_FILE).write_text(json.dumps(self.provenance, indent=1) + "\n")
+            (folder / PROVENANCE_FILE).write_text(json.dumps(self.provenance, indent=1) + "\n")
 
 
 def _load_plain(source: ModelSource, kind: HeadKind, labels: tuple[str, ...], seed: int) -> PreTrainedModel:

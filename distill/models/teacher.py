@@ -16,7 +16,7 @@ from distill.models.batch import Batch
 from distill.models.loading import HeadKind, load_model, load_tokenizer
 from distill.models.prediction import Prediction
 from distill.models.recording import model_shape, run
-from distill.models.source import find_model
+from distill.models.source import ModelSource, find_model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,23 +71,26 @@ class Teacher:
     @classmethod
     def load(
         cls,
-        model: str,
+        model: ModelSource | str,
         *,
         kind: HeadKind,
         labels: tuple[str, ...],
         revision: str | None = None,
         precision: Precision = "fp32",
         device: torch.device | None = None,
+        trust_remote_code: bool = False,
     ) -> Teacher:
         """A fine-tuned teacher from `package:…`, a folder or a hub id. A body without a trained head is refused.
 
         Args:
-            model: its name; a folder may hold an adapter of peft, which names its base model.
+            model: its name, or what `find_model` found; a folder may hold an adapter of peft, which names its base.
             kind: the head.
             labels: the task's labels.
             revision: of a hub id.
             precision: of its weights. Losses take its logits to float32 before anything else.
             device: where it shall stand; the CPU when None.
+            trust_remote_code: run the Python files beside its weights, see `find_model`: those of a folder, or of the
+                commit that `revision` names.
         """
         device = device or torch.device("cpu")
         precision = weights_precision(precision, device)
@@ -99,7 +102,9 @@ class Teacher:
                 "quantization_config": BitsAndBytesConfig(load_in_8bit=True),  # type: ignore[no-untyped-call]
                 "device_map": {"": device},
             }
-        source = find_model(model, revision)
+        source = model
+        if isinstance(source, str):
+            source = find_model(source, revision, trust_remote_code=trust_remote_code)
         loaded = load_model(
             source,
             kind=kind,

@@ -343,6 +343,6 @@ def local_config(model: str) -> Mapping[str, Any] | None:
         if folder is None or not os.path.isdir(folder):
             return None
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, importlib.metadata.PackageNotFoundError):
+    except (OSError, ValueError, RecursionError, importlib.metadata.PackageNotFoundError):
         return None
     return config if isinstance(config, dict) else None

@@ -3,7 +3,7 @@
 TEXT = r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ufeff]*$"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 LOCATION = r"^[^~\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff][^\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff]{0,999}$"
-REVISION = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$"
+REVISION = r"^[A-Za-z0-9](\.?[A-Za-z0-9_/-]){0,199}$"  # no "..": the hub's client keeps files under this name
 KEY = r"^[A-Za-z_][A-Za-z0-9_]{0,99}$"
 AMOUNT = r"^[0-9]{1,9}(\.[0-9]{1,9})?[kKmMbB]$"
 

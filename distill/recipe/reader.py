@@ -17,6 +17,7 @@ from . import agreement, surroundings
 from .data import DataRecipe
 from .document import MOST_BYTES, Node, decode, parse
 from .known_keys import known_keys
+from .paths import leaves_working_directory
 from .schema import DiscriminatedLoss, Recipe
 from .shipped import recipe_text
 from .student import StudentRecipe
@@ -252,7 +253,7 @@ def _output_mistakes(root: Node) -> list[Mistake]:
         node = root.content.get(key) if isinstance(root.content, dict) else None
         if node is None or node.override or not isinstance(node.content, str):
             continue
-        if surroundings.leaves_working_directory(node.content):
+        if leaves_working_directory(node.content):
             found = f"must stay in the working directory when a file says it, found {shown(node.content)}"
             mistakes.append(((key,), f"{found}; give it as --set {key}=..."))
     return mistakes

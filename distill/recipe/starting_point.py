@@ -10,7 +10,8 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from .fields import check_fields
-from .wording import Mistake
+from .kernels import is_kernel
+from .wording import Mistake, shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +31,19 @@ class NewTokenizer:
 
 
 def config_mistakes(config: Mapping[str, Any]) -> list[Mistake]:
-    """A configuration that transformers could not read."""
-    if isinstance(config.get("model_type"), str):
-        return []
-    return [(("config",), "must have the model_type of a transformers configuration, such as bert")]
+    """A configuration that transformers could not read, or that would make it download and run a kernel."""
+    mistakes: list[Mistake] = [
+        (
+            ("config", key),
+            f"must be an implementation that is installed, found {shown(value)}, a kernel of the Hub",
+        )
+        for key, value in config.items()
+        if is_kernel(key, value)
+    ]
+    if not isinstance(config.get("model_type"), str):
+        words = "must have the model_type of a transformers configuration, such as bert"
+        mistakes.append((("config",), words))
+    return mistakes
 
 
 def model_mistakes(model: str, revision: str | None) -> list[Mistake]:

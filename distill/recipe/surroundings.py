@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
-from pathlib import PurePosixPath, PureWindowsPath
 
 from .budget import budget_of, fitted, local_config
 from .data import DataRecipe
@@ -121,12 +120,3 @@ def _model_mistakes(place: Place, model: str) -> list[Mistake]:
 def looks_like_folder(model: str) -> bool:
     """Whether a model can only be a folder: a Hub id is NAME or OWNER/NAME."""
     return model.startswith((".", "/", "\\")) or model.count("/") > 1 or "\\" in model or model.endswith("/")
-
-
-def leaves_working_directory(folder: str) -> bool:
-    """Whether a path points, by what it says, outside the working directory."""
-    return (
-        ".." in PureWindowsPath(folder).parts
-        or PurePosixPath(folder).is_absolute()
-        or bool(PureWindowsPath(folder).anchor)
-    )

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from .fields import check_fields
+from .paths import public_name
 from .starting_point import NewTokenizer, config_mistakes, model_mistakes
 from .training import TrainRecipe
 from .values import Count, Key, Location, Revision, Scalar, Seed, TaskName, raise_all
@@ -44,8 +45,8 @@ class MemberRecipe:
 
     @property
     def name(self) -> str:
-        """What a reader knows it by."""
-        return self.model or f"a new {(self.config or {}).get('model_type')}"
+        """What a reader knows it by, without the folders of this machine."""
+        return public_name(self.model) if self.model else f"a new {(self.config or {}).get('model_type')}"
 
     @property
     def package(self) -> str | None:

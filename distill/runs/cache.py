@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from distill.disk import refuse_links_out, refused, remove, whole
 from distill.run_folder import read_json
 
 RECORD = "fit.json"
@@ -30,17 +31,27 @@ class CacheEntry:
             return False
         if read_json(self.folder / RECORD).get("key") != key:
             return False
+        refuse_links_out(self.folder)
         for name, target in files.items():
             _link(self.folder / name, target)
         return True
 
     def put(self, files: Mapping[str, Path]) -> None:
-        """Keep a finished fit: gathered aside, then renamed, so that an entry is whole or absent."""
+        """Keep a finished fit: gathered aside, then renamed, so that an entry is whole or absent.
+
+        Raises:
+            ResourceError: it cannot be written; nothing half-written stays behind.
+        """
         aside = self.folder.with_name(f".writing-{self.folder.name}-{os.getpid()}")
-        for name, source in files.items():
-            _link(source, aside / name)
-        shutil.rmtree(self.folder, ignore_errors=True)
-        aside.rename(self.folder)
+        with refused(self.folder, "cache "):
+            try:
+                for name, source in files.items():
+                    _link(source, aside / name)
+                shutil.rmtree(self.folder, ignore_errors=True)
+                aside.rename(self.folder)
+            except BaseException:
+                remove(aside)
+                raise
 
 
 def _link(source: Path, target: Path) -> None:
@@ -49,9 +60,11 @@ def _link(source: Path, target: Path) -> None:
         for file in source.iterdir():
             _link(file, target / file.name)
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
+    with refused(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
     try:
         os.link(source, target)
     except OSError:
-        shutil.copyfile(source, target)
+        with whole(target) as aside:
+            shutil.copyfile(source, aside)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from distill.engine.preflight import Preflight
 from distill.losses import Total
 from distill.models import Batch, Student
+from distill.models.source import trusted_repositories
 from distill.processes import new_accelerator
 from distill.run_folder import RunFolder
 from distill.runs.corpus import Corpus
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
     from distill.recipe import Recipe
 
 
-def dry_run(recipe: Recipe, *, progress: Progress | None = None) -> dict[str, Preflight]:
+def dry_run(
+    recipe: Recipe, *, progress: Progress | None = None, trust_remote_code: Iterable[str] = ()
+) -> dict[str, Preflight]:
     """What one real batch tells about the first student of each task.
 
     A teacher that the run would train stands in as it is before that, without a score.
@@ -35,6 +38,7 @@ def dry_run(recipe: Recipe, *, progress: Progress | None = None) -> dict[str, Pr
     Args:
         recipe: what would be run.
         progress: told what is going on; default nothing.
+        trust_remote_code: as `run` takes it.
 
     Raises:
         DataError: the data is missing, or nothing in it is to be learnt.
@@ -44,13 +48,15 @@ def dry_run(recipe: Recipe, *, progress: Progress | None = None) -> dict[str, Pr
     _quiet_libraries()
     from distill.progress import Silent
 
+    trusted = trusted_repositories(trust_remote_code)
     data = load_data(recipe)
     corpus = Corpus(recipe, [data[name] for name in recipe.data.tasks])
     accelerator = new_accelerator()
     found: dict[str, Preflight] = {}
     for name in recipe.data.tasks:
         with tempfile.TemporaryDirectory(prefix="distill-") as folder:
-            job = Job(recipe, RunFolder(folder), data[name], [], corpus, accelerator, progress or Silent())
+            place, told = RunFolder(folder), progress or Silent()
+            job = Job(recipe, place, data[name], [], corpus, accelerator, told, trusted)
             found[name] = _tried(Workbench(job))
         accelerator.free_memory()
     return found

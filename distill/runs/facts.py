@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from distill.engine.reading import reading_for
@@ -9,7 +10,7 @@ from distill.evaluation import latency, shareable
 from distill.models import Teacher
 from distill.models.adapter import weights_file
 from distill.models.loading import load_model, load_tokenizer
-from distill.models.source import ModelSource, find_model
+from distill.models.source import ModelSource, find_trained, find_trusted
 from distill.recipe import Recipe, TaskName
 from distill.run_folder import RunFolder
 from distill.tasks import TASKS, TaskData
@@ -38,16 +39,22 @@ def data_facts(recipe: Recipe, data: dict[str, TaskData]) -> dict[str, Any]:
     }
 
 
-def teacher_files(recipe: Recipe, folder: RunFolder, task: TaskName, number: int) -> ModelSource:
+def teacher_files(
+    recipe: Recipe, folder: RunFolder, task: TaskName, number: int, trusted: Mapping[str, str]
+) -> ModelSource:
     """The files of a teacher that knows a task: those of the run, or those that the recipe names."""
     part = recipe.teacher.parts[number]
     if part.train is None:
-        return find_model(part.for_task(task), part.revision)
-    return find_model(str(folder.model("teacher", task, number if recipe.teacher.members else None)))
+        return find_trusted(part.for_task(task), part.revision, trusted)
+    return find_trained(folder.model("teacher", task, number if recipe.teacher.members else None), trusted)
 
 
 def measurements(
-    recipe: Recipe, folder: RunFolder, data: dict[str, TaskData], device: torch.device
+    recipe: Recipe,
+    folder: RunFolder,
+    data: dict[str, TaskData],
+    device: torch.device,
+    trusted: Mapping[str, str],
 ) -> dict[str, Any]:
     """Latency of teacher and student on the first task, and what the task students have in common.
 
@@ -60,9 +67,10 @@ def measurements(
     reading = reading_for(recipe, task)
     parts = recipe.teacher.parts
     sources = {
-        f"teacher{number}": teacher_files(recipe, folder, first, number) for number in range(len(parts))
+        f"teacher{number}": teacher_files(recipe, folder, first, number, trusted)
+        for number in range(len(parts))
     }
-    sources["student"] = find_model(str(folder.model("student", first)))
+    sources["student"] = find_trained(folder.model("student", first), trusted)
 
     def taking_turns(*roles: str) -> dict[str, dict[str, float]]:
         models, features = {}, {}

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from distill.engine.reading import Reading, reading_for
 from distill.losses import Ensemble
-from distill.models import DataSet, ModelSource, Student, Teacher, find_model
+from distill.models import DataSet, ModelSource, Student, Teacher
 from distill.models.loading import load_tokenizer
+from distill.models.source import find_trusted
 from distill.processes import Processes
 from distill.recipe import MemberRecipe, Recipe, TrainRecipe
 from distill.run_folder import Role, RunFolder
@@ -35,6 +37,7 @@ class Job:
         corpus: the training examples of all tasks of the run.
         accelerator: devices and processes.
         progress: told what is going on.
+        trusted: the repositories whose own code may be run, each with its commit.
     """
 
     recipe: Recipe
@@ -44,6 +47,7 @@ class Job:
     corpus: Corpus
     accelerator: Accelerator
     progress: Progress
+    trusted: Mapping[str, str] = field(default_factory=dict)
     _examples: dict[str, DataSet] = field(default_factory=dict, init=False)
 
     @cached_property
@@ -110,13 +114,17 @@ class Job:
         """The seed of a teacher's new weights and of the order of its training."""
         return self.recipe.seeds[0] if part.seed is None else part.seed
 
+    def find(self, model: str, revision: str | None = None) -> ModelSource:
+        """The files of a model that the recipe names."""
+        return find_trusted(model, revision, self.trusted)
+
     def source(self, part: MemberRecipe) -> ModelSource:
         """The files of a teacher as the recipe names it."""
-        return find_model(part.for_task(self.task.name), part.revision)  # type: ignore[arg-type]
+        return self.find(part.for_task(self.task.name), part.revision)  # type: ignore[arg-type]
 
     def files(self, number: int) -> ModelSource:
         """The files of a teacher that knows the task."""
-        return teacher_files(self.recipe, self.folder, self.task.name, number)  # type: ignore[arg-type]
+        return teacher_files(self.recipe, self.folder, self.task.name, number, self.trusted)  # type: ignore[arg-type]
 
     def reads_like_teacher(self, reader: Any) -> bool:
         """Whether a model has the (first) teacher's tokens, under the same ids."""

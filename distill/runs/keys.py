@@ -10,7 +10,6 @@ from functools import cached_property
 from typing import Any
 
 from distill.losses import Total
-from distill.models import find_model
 from distill.recipe import MemberRecipe, NewTokenizer, StudentRecipe
 from distill.run_folder import Role
 from distill.runs.job import Job
@@ -55,7 +54,7 @@ class Keys:
         if part.config is None:
             return self.job.source(part).digest
         named = isinstance(part.tokenizer, str)
-        return dict(part.config), find_model(part.tokenizer).digest if named else part.tokenizer  # type: ignore[arg-type]
+        return dict(part.config), self.job.find(part.tokenizer).digest if named else part.tokenizer  # type: ignore[arg-type]
 
     def _key(
         self, role: Role, seed: int, how: Any, teacher_key: str | None, part: MemberRecipe | None = None
@@ -65,7 +64,7 @@ class Keys:
         wanted = recipe.student
         start: Any = None if role == "teacher" else asdict(wanted)
         if role != "teacher" and wanted.model is not None:
-            start = find_model(wanted.model, wanted.revision).digest, start
+            start = self.job.find(wanted.model, wanted.revision).digest, start
         asked = self.job.parts if part is None else (part,)
         # A student may take its tokens from the teacher's.
         started: tuple[MemberRecipe | StudentRecipe, ...] = (

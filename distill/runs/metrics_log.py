@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from distill.disk import refused
+from distill.run_folder import write_text
+
 
 class MetricsLog:
     """Appends the figures of one fit.
@@ -32,12 +35,15 @@ class MetricsLog:
                 continue
             if entry.get("fit") != self._fit or entry.get("step", 0) <= step:
                 kept.append(line)
-        aside = self._path.with_name(f".writing-{self._path.name}")
-        aside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        aside.replace(self._path)
+        write_text(self._path, "".join(f"{line}\n" for line in kept))
 
     def __call__(self, figures: Mapping[str, Any]) -> None:
-        """Append one line."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"fit": self._fit, **figures}) + "\n")
+        """Append one line.
+
+        Raises:
+            ResourceError: it cannot be written, and what is there of it will be dropped.
+        """
+        with refused(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps({"fit": self._fit, **figures}) + "\n")

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distill.errors import RecipeError
+from distill.models.source import trusted_repositories
 from distill.processes import Processes, new_accelerator
 from distill.progress import Progress, Silent
 from distill.recipe import Recipe, recipe_sha256, write_recipe
 from distill.recipe_data import load_recipe_data
 from distill.report import Report, read_report, write_report
-from distill.run_folder import RunFolder, write_json
+from distill.run_folder import RunFolder, write_json, write_text
 from distill.runs.corpus import Corpus
 from distill.runs.facts import data_facts, measurements
 from distill.runs.job import Job
@@ -26,24 +27,33 @@ if TYPE_CHECKING:
     from distill.cache import CacheSummary
 
 
-def run(recipe: Recipe, folder: str | Path | None = None, *, progress: Progress | None = None) -> Report:
+def run(
+    recipe: Recipe,
+    folder: str | Path | None = None,
+    *,
+    progress: Progress | None = None,
+    trust_remote_code: Iterable[str] = (),
+) -> Report:
     """Do everything a recipe asks for, in a folder of its own; what an earlier call finished is kept.
 
     Args:
         recipe: from `read_recipe`, or built in Python.
         folder: where to work; default the recipe's `output`, or `runs/<name>`.
         progress: told where the run is; default nothing.
+        trust_remote_code: `OWNER/NAME@COMMIT` of each hub repository whose own Python code may be run where the recipe
+            names it, with all that you may do on this machine: give those that you have read.
 
     Returns:
         The report, also written as report.json, report.md and compression.png.
 
     Raises:
         RecipeError: the folder holds another recipe's run.
-        DataError, ModelError, CheckpointError, NumericsError: each says what and where in one line.
+        DataError, ModelError, CheckpointError, NumericsError, ResourceError: each says what and where in one line.
     """
+    trusted = trusted_repositories(trust_remote_code)
     with _opened(recipe, folder, progress) as (run_folder, data, accelerator, told):
         processes = Processes(accelerator)
-        for bench in _benches(recipe, run_folder, data, accelerator, told):
+        for bench in _benches(recipe, run_folder, data, accelerator, told, trusted):
             bench.fit_teacher()
             for seed in recipe.seeds:
                 bench.fit_student(seed)
@@ -53,9 +63,8 @@ def run(recipe: Recipe, folder: str | Path | None = None, *, progress: Progress 
         def finish() -> None:
             if not run_folder.measurements.is_file():
                 told.begin("measuring", 1)
-                write_json(
-                    run_folder.measurements, measurements(recipe, run_folder, data, accelerator.device)
-                )
+                found = measurements(recipe, run_folder, data, accelerator.device, trusted)
+                write_json(run_folder.measurements, found)
                 told.end("size and latency")
             write_report(run_folder.path)
 
@@ -64,7 +73,11 @@ def run(recipe: Recipe, folder: str | Path | None = None, *, progress: Progress 
 
 
 def write_teacher_caches(
-    recipe: Recipe, folder: str | Path | None = None, *, progress: Progress | None = None
+    recipe: Recipe,
+    folder: str | Path | None = None,
+    *,
+    progress: Progress | None = None,
+    trust_remote_code: Iterable[str] = (),
 ) -> dict[str, CacheSummary]:
     """Fit or take the teachers of a recipe with `teacher.cache`, and write what they say; `run` goes on from there.
 
@@ -72,6 +85,7 @@ def write_teacher_caches(
         recipe: from `read_recipe`, or built in Python.
         folder: of the run, as `run` takes it.
         progress: told where the work is; default nothing.
+        trust_remote_code: as `run` takes it.
 
     Returns:
         What each teacher's cache holds, by the name of its fit.
@@ -82,9 +96,10 @@ def write_teacher_caches(
     """
     if recipe.teacher.cache is None:
         raise RecipeError(["teacher.cache: is missing; say what to keep, such as teacher.cache={keep: full}"])
+    trusted = trusted_repositories(trust_remote_code)
     summaries: dict[str, CacheSummary] = {}
     with _opened(recipe, folder, progress) as (run_folder, data, accelerator, told):
-        for bench in _benches(recipe, run_folder, data, accelerator, told):
+        for bench in _benches(recipe, run_folder, data, accelerator, told, trusted):
             bench.fit_teacher()
             summaries |= bench.write_caches()
     return summaries
@@ -120,13 +135,18 @@ def _enter(held: contextlib.ExitStack, folder: RunFolder) -> None:
 
 
 def _benches(
-    recipe: Recipe, folder: RunFolder, data: dict[str, TaskData], accelerator: Accelerator, told: Progress
+    recipe: Recipe,
+    folder: RunFolder,
+    data: dict[str, TaskData],
+    accelerator: Accelerator,
+    told: Progress,
+    trusted: Mapping[str, str],
 ) -> Iterator[Workbench]:
     """A workbench for each task, one after the other."""
     corpus = Corpus(recipe, [data[name] for name in recipe.data.tasks])
     for name in recipe.data.tasks:
         diagnostics = _diagnostics_of(name, data)
-        yield Workbench(Job(recipe, folder, data[name], diagnostics, corpus, accelerator, told))
+        yield Workbench(Job(recipe, folder, data[name], diagnostics, corpus, accelerator, told, trusted))
 
 
 def load_data(recipe: Recipe) -> dict[str, TaskData]:
@@ -164,7 +184,7 @@ def _claim(folder: RunFolder, recipe: Recipe) -> None:
                 ]
             )
         return
-    folder.recipe.write_text(text, encoding="utf-8")
+    write_text(folder.recipe, text)
 
 
 def _quiet_libraries() -> None:

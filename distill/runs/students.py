@@ -12,7 +12,6 @@ from distill.models import (
     ModelSource,
     Student,
     choose_layers,
-    find_model,
     layer_importance,
     measure_activity,
     needed_tokens,
@@ -73,7 +72,7 @@ class Students:
             )
         if wanted.model is not None:
             return Student.load(
-                find_model(wanted.model, wanted.revision), kind=kind, labels=labels, seed=seed
+                self.job.find(wanted.model, wanted.revision), kind=kind, labels=labels, seed=seed
             )
         if wanted.config is None:
             raise ModelError("student: give from_teacher, model or config")

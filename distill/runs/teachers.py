@@ -30,7 +30,6 @@ from distill.models import (
     RememberedTeacher,
     Student,
     Teacher,
-    find_model,
 )
 from distill.models.loading import load_tokenizer
 from distill.recipe import MemberRecipe, NewTokenizer
@@ -78,7 +77,7 @@ class Teachers:
             ModelError: a new one is wanted for a model that is no decoder.
         """
         if isinstance(wanted, str):
-            return load_tokenizer(find_model(wanted))
+            return load_tokenizer(self.job.find(wanted))
         if wanted is None:
             return load_tokenizer(self.job.files(0))
         if self.job.recipe.architecture != "decoder":
@@ -103,12 +102,10 @@ class Teachers:
 
     def load_member(self, number: int) -> Teacher:
         """One of the teachers."""
-        files = self.job.files(number)
         return Teacher.load(
-            files.name,
+            self.job.files(number),
             kind=self.job.reading.head,
             labels=self.job.task.labels,
-            revision=files.revision,
             precision=self.job.parts[number].precision,
             device=self.job.accelerator.device,
         )

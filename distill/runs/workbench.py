@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from distill.cache import CacheSummary
+from distill.disk import remove, whole
 from distill.engine import Engine
 from distill.engine.reading import Reader, reading_for
 from distill.errors import MismatchError
@@ -23,6 +24,7 @@ from distill.models.adapter import adapter_config
 from distill.models.source import is_model
 from distill.models.teacher import weights_precision
 from distill.recipe import MemberRecipe, TrainRecipe
+from distill.recipe.paths import public_name
 from distill.run_folder import Role, fit_name, read_json, write_json
 from distill.runs.cache import RECORD, CacheEntry
 from distill.runs.comparisons import Comparisons
@@ -129,8 +131,12 @@ class Workbench:
 
     def _take_teacher(self, fit: Fit, number: int) -> tuple[Teacher, dict[str, Any]]:
         self.job.progress.begin(fit.name, 1)
-        provenance = {"model": self.job.parts[number].for_task(self.job.task.name)}  # type: ignore[arg-type]
-        return self.teachers.load_member(number), {"steps": 0, "tokens": 0, "provenance": provenance}
+        name = self.job.parts[number].for_task(self.job.task.name)  # type: ignore[arg-type]
+        return self.teachers.load_member(number), {
+            "steps": 0,
+            "tokens": 0,
+            "provenance": {"model": public_name(name)},
+        }
 
     def _take_ensemble(self, fit: Fit) -> tuple[Teacher | EnsembleTeacher, dict[str, Any]]:
         self.job.progress.begin(fit.name, 1)
@@ -248,6 +254,7 @@ class Workbench:
             log=log if self.job.processes.main else None,
             progress=self.job.progress,
             accelerator=self.job.accelerator,
+            example_name=lambda index: f"training example {self.job.training[index].id}",
         )
 
     def _say_size(self, student: Student) -> None:
@@ -286,8 +293,8 @@ class Workbench:
         path = self.job.folder.choices(fit_name("teacher", fit.task, self.job.recipe.seeds[0], fit.member))
         rows = torch.tensor([int(answer.logits[1]) for answer in answers])
         if fit.role == "teacher":
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_file({"choice": choice_R, "rows": rows}, path)
+            with whole(path) as aside:
+                save_file({"choice": choice_R, "rows": rows}, aside)
         stored = load_file(path)
         tokens = made.tokens if isinstance(made, Student) else None
         chosen_R = choice_R if tokens is None else torch.tensor(tokens)[choice_R]
@@ -354,6 +361,10 @@ class Workbench:
         # A student of another seed, or the baseline, is the first seed's student in every dimension.
         folder = self._folder_of(fit) if keep_model else self.job.folder.model("student", fit.task)
         if keep_model:
-            shutil.rmtree(folder, ignore_errors=True)
-            made.save(folder)
+            remove(folder)
+            try:
+                made.save(folder)
+            except BaseException:
+                remove(folder)
+                raise
         return size(made.model, folder).as_dict()

@@ -161,7 +161,11 @@ def chat_frame(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
             f"the tokenizer {tokenizer.name_or_path or 'given'} has no chat template; use chat: false"
         )
     message = [{"role": "user", "content": PLACE}]
-    shown = str(tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+    try:
+        shown = str(tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+    except Exception as error:  # the template came with the model, and may ask for anything
+        cause = " ".join(str(error).split())[:200]
+        raise ModelError(f"the chat template cannot be used ({cause}); use chat: false") from error
     head, found, tail = shown.partition(PLACE)
     if not found or PLACE in tail:
         raise ModelError(

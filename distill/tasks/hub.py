@@ -1,5 +1,6 @@
 """SuperGLUE from the Hugging Face hub, turned back into the rows of the official files."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
@@ -39,6 +40,10 @@ def hub_rows(
     """
     import datasets
 
+    if os.path.lexists(REPOSITORY):  # which datasets would read, whatever the revision
+        raise DataError(
+            f"{REPOSITORY}: a folder here has the name of the hub's dataset; run it from another folder"
+        )
     asked = revision or PINNED
     part = "test" if name in ("axb", "axg") else split
     try:

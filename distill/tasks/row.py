@@ -1,9 +1,24 @@
 """One row of an official jsonl file, read field by field, with errors that say where and what."""
 
+import json
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from distill.errors import DataError
+
+
+def parsed(where: str, line: str) -> Any:
+    """A line of JSON.
+
+    Raises:
+        DataError: it is not JSON, or nested more deeply or with longer numbers than any row.
+    """
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}: not valid JSON ({error.msg} at column {error.colno})") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: JSON that is no row ({str(error).partition(';')[0]})") from error
 
 
 class Row:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from distill.errors import DataError
 
+from .row import parsed
 from .superglue import DIAGNOSTICS, SUPERGLUE, TASKS
 from .task import Example, Task
 
@@ -186,12 +187,7 @@ def read_jsonl(file: Path) -> list[dict[str, Any]]:
             for number, line in enumerate(lines, 1):
                 if not line.strip():
                     continue
-                try:
-                    row = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise DataError(
-                        f"{file}:{number}: not valid JSON ({error.msg} at column {error.colno})"
-                    ) from error
+                row = parsed(f"{file}:{number}", line)
                 if not isinstance(row, dict):
                     raise DataError(f"{file}:{number}: expected a JSON object, found {type(row).__name__}")
                 rows.append(row)

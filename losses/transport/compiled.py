@@ -214,7 +214,9 @@ def _load() -> ctypes.CDLL:
             with tempfile.TemporaryDirectory(dir=folder) as aside:
                 built = Path(aside) / name
                 _build(compiler, built)
+                built.chmod(0o755)  # whatever the umask
                 built.replace(library)  # whole or not at all, however many processes build at once
+        _refuse_others(folder, library)
         loaded = ctypes.CDLL(str(library))
     except (OSError, RuntimeError) as problem:  # RuntimeError: no home
         raise _UnavailableError(f"{problem} (XDG_CACHE_HOME names another cache folder)") from problem
@@ -224,6 +226,16 @@ def _load() -> ctypes.CDLL:
             kind for kind, count in zip(kinds, counts, strict=True) for _ in range(count)
         ]
     return loaded
+
+
+def _refuse_others(*paths: Path) -> None:
+    """Code that somebody else may have written is not loaded."""
+    for path in paths if hasattr(os, "getuid") else ():
+        about = path.stat()
+        if about.st_uid not in (os.getuid(), 0) or about.st_mode & 0o022:
+            raise _UnavailableError(
+                f"{path} can be written by others (XDG_CACHE_HOME names another cache folder)"
+            )
 
 
 def _compiler() -> list[str]:

@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 README = (ROOT / "README.md").read_text()
+SECURITY = (ROOT / "SECURITY.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
@@ -86,7 +87,7 @@ def test_every_runtime_dependency_has_its_line():
 
 
 @pytest.mark.parametrize(
-    "link", re.findall(r"\]\(([^)#:]+)\)", README) + re.findall(r"`(tests/[a-z_/.]+)`", README)
+    "link", re.findall(r"\]\(([^)#:]+)\)", README) + re.findall(r"`(tests/[a-z_/.]+)`", README + SECURITY)
 )
 def test_links_lead_somewhere(link):
     assert (ROOT / link).exists()

@@ -185,7 +185,7 @@ def test_a_nan_teacher_stops_the_run_before_the_weights_change(new_student, teac
         original(batch)
 
     engine.step = watching
-    with pytest.raises(NumericsError, match=r"step 4: teacher logits: row 1 of 16"):
+    with pytest.raises(NumericsError, match=r"step 4: training example \d+: teacher logits: row 1 of 16"):
         engine.run()
     assert_bitwise_equal(before[0], weights(student))
 
@@ -195,7 +195,9 @@ def test_an_exploding_gradient_is_named(new_student, features, what):
     student = new_student()
     student.model.classifier.weight.register_hook(lambda gradient: gradient * float(what))
     before = weights(student)
-    with pytest.raises(NumericsError, match=r"step 1: the gradient of classifier\.weight is not finite"):
+    with pytest.raises(
+        NumericsError, match=r"step 1: training example \d+: the gradient of classifier\.weight is not finite"
+    ):
         Engine(student, Labels(), features, TrainRecipe()).run()
     assert_bitwise_equal(before, weights(student))
 

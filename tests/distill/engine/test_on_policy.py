@@ -428,7 +428,10 @@ def test_a_student_that_says_nan_is_named(new_student, teacher, completions):
     with torch.no_grad():
         student.model.lm_head.weight[5, 0] = float("nan")
     train = training(OnPolicy(fraction=1.0, max_new_tokens=4))
-    with pytest.raises(NumericsError, match="step 1: student logits"):
+    with pytest.raises(
+        NumericsError,
+        match=r"step 1: the student's own text behind the prompt of training example \d+: student logits",
+    ):
         Engine(student, ReverseKL(), completions, train, teacher=teacher).run()
 
 

@@ -1,13 +1,16 @@
 """Whatever the file holds, reading it gives a Recipe or a RecipeError of whole lines, soon."""
 
+import random
+import statistics
 import time
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill.errors import RecipeError
-from distill.recipe import Recipe, read_recipe, write_recipe
+from distill.recipe import Recipe, read_recipe, recipe_text, shipped_recipes, write_recipe
 
 from .test_malformed import GOOD, MALFORMED
 
@@ -31,19 +34,23 @@ def check_problems(problems: list[str], path: Path) -> None:
         assert "different (" not in problem
 
 
-def read_bytes(folder: Path, data: bytes, overrides: tuple[str, ...] = ()) -> None:
+def read_bytes(folder: Path, data: bytes, overrides: tuple[str, ...] = ()) -> float:
+    """Read a recipe, check what comes of it, and say how long the reading took, in seconds of this process."""
     path = folder / "fuzz.yaml"
     path.write_bytes(data)
     start = time.process_time()
     try:
         recipe = read_recipe(path, overrides)
     except RecipeError as error:
+        seconds = time.process_time() - start
         check_problems(error.problems, path)
     else:
+        seconds = time.process_time() - start
         assert isinstance(recipe, Recipe)
         path.write_text(write_recipe(recipe), encoding="utf-8")
         assert read_recipe(path, check_surroundings=False) == recipe
-    assert time.process_time() - start < 2
+    assert seconds < 2
+    return seconds
 
 
 @settings(max_examples=200, **QUICK)
@@ -142,3 +149,67 @@ def test_any_shape_of_values_never_raises_anything_else(tmp_path_factory, sectio
 )
 def test_any_override_never_raises_anything_else(tmp_path_factory, key: list[str], value: str):
     read_bytes(tmp_path_factory.getbasetemp(), GOOD.encode(), (f"{'.'.join(key)}={value}",))
+
+
+def mutated(draw: random.Random, texts: list[bytes]) -> bytes:
+    """One of the texts with a few bytes flipped, cut, doubled, moved, or replaced by pieces of YAML or of another text."""
+    text = bytearray(draw.choice(texts))
+    for _ in range(draw.choice((1, 1, 2, 4, 8, 32))):
+        start = draw.randrange(len(text) + 1)
+        end = min(len(text), start + draw.choice((0, 1, 2, 8, 64)))
+        kind = draw.randrange(7)
+        if kind == 0 and end > start:
+            text[start] ^= 1 << draw.randrange(8)
+        elif kind == 1:
+            del text[start:end]
+        elif kind == 2:
+            text[start:start] = text[start:end] * draw.choice((1, 2, 50))
+        elif kind == 3:
+            text[start:end] = draw.choice(PIECES)
+        elif kind == 4:
+            text[start:end] = draw.randbytes(draw.choice((1, 2, 4)))
+        elif kind == 5:
+            moved = bytes(text[start:end])
+            del text[start:end]
+            place = draw.randrange(len(text) + 1)
+            text[place:place] = moved
+        else:
+            other = draw.choice(texts)
+            place = draw.randrange(len(other))
+            text[start:end] = other[place : place + draw.choice((4, 32, 256))]
+    return bytes(text)
+
+
+def test_mutations_of_shipped_recipes_never_raise_anything_else(tmp_path: Path):
+    mutate_shipped(tmp_path, 300, seed=0)
+
+
+@pytest.mark.trust
+@pytest.mark.parametrize("seed", range(1, 5))
+def test_sixteen_thousand_mutations_of_shipped_recipes_never_raise_anything_else(tmp_path: Path, seed: int):
+    mutate_shipped(tmp_path, 4_000, seed)
+
+
+def mutate_shipped(folder: Path, count: int, seed: int) -> None:
+    draw = random.Random(seed)
+    texts = [recipe_text(name).encode() for name in shipped_recipes()]
+    read = sum(len(text) for text in texts) / len(texts)
+    seconds = [read_bytes(folder, mutated(draw, texts)) for _ in range(count)]
+    # The slowest ones may be the garbage collector's or a busy machine's.
+    assert statistics.median(seconds) < 0.05, f"recipes of some {read:.0f} bytes"
+    assert statistics.quantiles(seconds, n=100)[-1] < 0.25
+
+
+@pytest.mark.trust
+@settings(max_examples=4_000, **QUICK)
+@given(
+    pieces=st.lists(
+        st.sampled_from(PIECES)
+        | st.sampled_from(SEEDS).map(lambda text: text[:80])
+        | st.binary(max_size=8)
+        | st.text(max_size=8).map(lambda text: text.encode("utf-8", "surrogatepass")),
+        max_size=12,
+    )
+)
+def test_four_thousand_texts_of_pieces_never_raise_anything_else(tmp_path_factory, pieces: list[bytes]):
+    read_bytes(tmp_path_factory.getbasetemp(), b"".join(pieces))

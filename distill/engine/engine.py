@@ -92,6 +92,11 @@ class Work:
     rows: dict[tuple[str, ...], int]
     prompts: list[int] | None = None
 
+    @property
+    def reads_no_logits(self) -> bool:
+        """Whether weights behind the layers that are compared, such as the head's, may get no gradient."""
+        return all(term.reads_activations for term in self.loss)
+
 
 @dataclass(frozen=True)
 class Beginning:
@@ -101,11 +106,6 @@ class Beginning:
     tokens: int
     sums: dict[str, Tensor]
     weights: dict[str, Tensor]
-
-    @property
-    def reads_no_logits(self) -> bool:
-        """Whether weights behind the layers that are compared, such as the head's, may get no gradient."""
-        return all(term.reads_activations for term in self.loss)
 
 
 class Engine:

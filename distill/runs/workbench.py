@@ -153,46 +153,64 @@ class Workbench:
     def _finish(
         self, fit: Fit, make: Callable[[], tuple[Reader, dict[str, Any]]], *, keep_model: bool
     ) -> Fit:
-        if self._is_done(fit, keep_model=keep_model):
-            self.job.progress.say(f"{fit.name}: already done")
-            self._clear(fit)
-            return fit
         shared = self._shared_entry(fit)
-        if shared and self.job.accelerator.is_main_process:
-            try:
-                shared.take(fit.key, self._files_of(fit, keep_model=keep_model))
-            except CheckpointError as error:
-                self.job.progress.say(f"{fit.name}: cache {error}; it is made again")
-        self.job.accelerator.wait_for_everyone()
-        if self._is_done(fit, keep_model=keep_model):
-            self.job.progress.say(f"{fit.name}: taken from the cache")
-            self._clear(fit)
+        # What one process does next must not depend on when it looks at the folder.
+        found = self.job.processes.first(lambda: self._found(fit, shared, keep_model=keep_model))
+        if found:
+            self.job.progress.say(f"{fit.name}: {found}")
             return fit
         started = time.monotonic()
         made, record = make()
-        truncated = self._answer(fit, made)
-        if self.job.accelerator.is_main_process:
-            record |= self._store_model(fit, made, keep_model=keep_model)
-            record |= {
-                "key": fit.key,
-                "role": fit.role,
-                "task": fit.task,
-                "seed": fit.seed,
-                "train_examples": len(self.job.training),
-                "truncated": truncated,
-                "seconds": round(record.get("seconds", 0.0) + time.monotonic() - started, 1),
-            }
-            self.job.folder.write_fit(fit.name, record)
-            if shared:
-                shared.put(self._files_of(fit, keep_model=keep_model))
-            self._clear(fit)
-        self.job.accelerator.wait_for_everyone()
+        self.job.processes.first(
+            lambda: self._store(fit, made, record, started, shared, keep_model=keep_model)
+        )
         return fit
+
+    def _found(self, fit: Fit, shared: CacheEntry | None, *, keep_model: bool) -> str | None:
+        """Where a finished fit comes from that need not be made; None if it must be."""
+        found = "already done"
+        if not self._is_done(fit, keep_model=keep_model):
+            if shared:
+                try:
+                    shared.take(fit.key, self._files_of(fit, keep_model=keep_model))
+                except CheckpointError as error:
+                    self.job.progress.say(f"{fit.name}: cache {error}; it is made again")
+            found = "taken from the cache"
+            if not self._is_done(fit, keep_model=keep_model):
+                return None
+        self._clear(fit)
+        return found
+
+    def _store(
+        self,
+        fit: Fit,
+        made: Reader,
+        record: dict[str, Any],
+        started: float,
+        shared: CacheEntry | None,
+        *,
+        keep_model: bool,
+    ) -> None:
+        """Keep what was made, its answers and what is to be known about it; the record last."""
+        truncated = self._answer(fit, made)
+        record |= self._store_model(fit, made, keep_model=keep_model)
+        record |= {
+            "key": fit.key,
+            "role": fit.role,
+            "task": fit.task,
+            "seed": fit.seed,
+            "train_examples": len(self.job.training),
+            "truncated": truncated,
+            "seconds": round(record.get("seconds", 0.0) + time.monotonic() - started, 1),
+        }
+        self.job.folder.write_fit(fit.name, record)
+        if shared:
+            shared.put(self._files_of(fit, keep_model=keep_model))
+        self._clear(fit)
 
     def _clear(self, fit: Fit) -> None:
         """A finished fit needs no checkpoints; who was killed while removing them left some."""
-        if self.job.accelerator.is_main_process:
-            shutil.rmtree(self.job.folder.checkpoints(fit.name), ignore_errors=True)
+        shutil.rmtree(self.job.folder.checkpoints(fit.name), ignore_errors=True)
 
     def _train_model(
         self,
@@ -208,9 +226,9 @@ class Workbench:
         log = MetricsLog(self.job.folder.metrics, fit.name)
         engine = self.engine(fit, student, loss, train, teacher, log)
         resumed, earlier = engine.resume(), engine.seconds
-        if self.job.accelerator.is_main_process:
-            log.start_at(resumed)
-        if first and not resumed and self.job.recipe.preflight:
+        self.job.processes.first(lambda: log.start_at(resumed))
+        # Devices that share one student cannot measure it by themselves.
+        if first and not resumed and self.job.recipe.preflight and not engine.sharded:
             look_ahead(self, engine)
         engine.run()
         student.merge()  # what is scored is what is exported
@@ -245,7 +263,7 @@ class Workbench:
             checkpoints=self.job.folder.checkpoints(fit.name),
             owner=f"{fit.name}@{fit.key}",
             evaluate=lambda: self._validation_figures(student),
-            log=log if self.job.accelerator.is_main_process else None,
+            log=log if self.job.processes.main else None,
             progress=self.job.progress,
             accelerator=self.job.accelerator,
             example_name=lambda index: f"training example {self.job.training[index].id}",
@@ -269,11 +287,10 @@ class Workbench:
             name = data.task.name
             said = reading_for(self.job.recipe, data.task).answer(data.validation, made)
             truncated[name] = said.truncated
-            if self.job.accelerator.is_main_process:
-                answers = said.answers
-                if said.choice_R is not None:
-                    answers = self._agreement(fit, made, said.answers, said.choice_R)
-                write_predictions(self.job.folder.predictions(fit.name, name), answers)
+            answers = said.answers
+            if said.choice_R is not None:
+                answers = self._agreement(fit, made, said.answers, said.choice_R)
+            write_predictions(self.job.folder.predictions(fit.name, name), answers)
             if data is self.job.data:
                 outcome = f"score {task_score(name, said.answers):.1f}"
         self.job.progress.end(outcome)

@@ -13,7 +13,7 @@ LAYERS = (
     ("errors",),
     ("disk", "memory", "signals"),
     ("manifest",),
-    ("losses", "progress", "environment", "run_folder"),
+    ("losses", "progress", "processes", "environment", "run_folder"),
     ("recipe", "alignment"),
     ("models", "tasks"),
     ("cache",),

@@ -6,7 +6,7 @@ The second stage of arXiv:2205.02340: four students of one shape, with one token
 alone. They differ in what they were before: taught on novels with MATCH or with REDUCE, trained on the same hidden words
 without a teacher (`labels`), or cut from the teacher and no more (`cut`). New head, data, order, steps and schedule are
 the same in every row of a seed; settings were fixed before the first run; the last weights are scored. The teacher is
-fine-tuned too, for one epoch instead of three, to show what the task allows: no student learns from it here.
+fine-tuned too, for one epoch, to show what the task allows: no student learns from it here.
 
 Where `students.py russian` has run with the same --out, its students are taken; else they are trained first. An
 interrupted benchmark continues in the same folder. Prints a table and writes `russian-terra.json`.
@@ -55,7 +55,9 @@ def first_stage(size: int, arguments: argparse.Namespace) -> dict[str, distill.R
 
 def second_stage(name: str, start: Path, arguments: argparse.Namespace) -> distill.Recipe:
     """TERRa's labels for a student that starts from a model folder."""
-    train = distill.TrainRecipe(num_train_epochs=3, learning_rate=2e-4, precision="bf16", save_steps=100)
+    train = distill.TrainRecipe(
+        num_train_epochs=arguments.epochs, learning_rate=5e-4, precision="bf16", save_steps=100
+    )
     return distill.Recipe(
         name=name,
         architecture="encoder",
@@ -91,6 +93,7 @@ def main() -> None:
     parser.add_argument("--models", type=Path, required=True, help="folder of the larger models")
     parser.add_argument("--sizes", type=int, nargs="+", default=[256, 192], choices=[256, 192])
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=float, default=3, help="of a student; its teacher has one")
     parser.add_argument("--train-examples", type=int, help="default: all of TERRa's")
     parser.add_argument("--out", type=Path, default=Path("runs/students"))
     arguments = parser.parse_args()
@@ -100,7 +103,9 @@ def main() -> None:
         for start, recipe in first_stage(size, arguments).items():
             before = RunFolder(arguments.out / recipe.name)
             distill.run(recipe, before.path, progress=Lines(every=120))
-            recipe = second_stage(f"terra-{size}-{start}", before.model("student", "text"), arguments)
+            recipe = second_stage(
+                f"terra-{size}-{start}-{arguments.epochs:g}", before.model("student", "text"), arguments
+            )
             folder = RunFolder(arguments.out / recipe.name)
             report = distill.run(recipe, folder.path, progress=Lines(every=120)).data
             answers[start] = answers_of(folder, recipe.seeds)

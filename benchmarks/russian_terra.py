@@ -56,7 +56,7 @@ def first_stage(size: int, arguments: argparse.Namespace) -> dict[str, distill.R
 def second_stage(name: str, start: Path, arguments: argparse.Namespace) -> distill.Recipe:
     """TERRa's labels for a student that starts from a model folder."""
     train = distill.TrainRecipe(
-        num_train_epochs=arguments.epochs, learning_rate=5e-4, precision="bf16", save_steps=100
+        num_train_epochs=arguments.epochs, learning_rate=arguments.rate, precision="bf16", save_steps=100
     )
     return distill.Recipe(
         name=name,
@@ -94,6 +94,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[256, 192], choices=[256, 192])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=float, default=3, help="of a student; its teacher has one")
+    parser.add_argument("--rate", type=float, default=2e-4, help="of a student")
     parser.add_argument("--train-examples", type=int, help="default: all of TERRa's")
     parser.add_argument("--out", type=Path, default=Path("runs/students"))
     arguments = parser.parse_args()

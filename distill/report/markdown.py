@@ -26,7 +26,7 @@ def to_markdown(report: Mapping[str, Any]) -> str:
         f"# {report['name']}",
         report["description"],
         f"**{report['verdict']['sentence']}**",
-        _kept(report),
+        kept(report),
         "![compression against score](compression.png)",
         _models_table(report),
         _tasks_table(report),
@@ -47,15 +47,16 @@ def points(values: Mapping[str, float], metrics: Sequence[str]) -> str:
     return " / ".join(f"{100 * values[name]:.1f}" for name in metrics)
 
 
-def _kept(report: Mapping[str, Any]) -> str:
+def kept(report: Mapping[str, Any]) -> str:
+    """How much smaller and faster the student is, and how much of the teacher's score it keeps."""
     compression, teacher, student = report["compression"], report["teacher"], report["student"]
     above = report["retention_above_majority"]
-    kept = "" if report["retention"] is None else f" and keeps {100 * report['retention']:.1f} % of its score"
+    score = "" if report["retention"] is None else f" and keeps {100 * report['retention']:.1f} % of its score"
     beyond = "" if above is None else f" ({100 * above:.0f} % of what the teacher has above the majority row)"
     return (
         f"The student has {millions(student['parameters'])} parameters to the teacher's {millions(teacher['parameters'])}: "
         f"{compression['parameters']:.2f}× smaller, {compression['non_embedding_parameters']:.2f}× without embeddings, "
-        f"{compression['latency']['batch_1']:.2f}× faster at batch 1{kept}{beyond}."
+        f"{compression['latency']['batch_1']:.2f}× faster at batch 1{score}{beyond}."
     )
 
 
@@ -161,10 +162,25 @@ def _sharing(report: Mapping[str, Any]) -> str:
 
 def _made(report: Mapping[str, Any]) -> str:
     environment, training = report["environment"], report["training"]
-    loss = " + ".join(_term(term) for term in training["loss"])
+    loss = " + ".join(term_text(term) for term in training["loss"])
     seconds = ", ".join(f"{role} {s:.0f} s" for role, s in training["seconds"].items())
     versions = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
-    start = training["student_start"]
+    began = beginning(training["student_start"])
+    return (
+        "## How it was made\n\n"
+        f"- Loss: {loss}; seeds {', '.join(map(str, training['seeds']))}; student started from {began}.\n"
+        f"- Training and evaluation time: {seconds}.\n"
+        "- The baseline is the same student with the same initial weights, data order and steps, trained on labels alone. "
+        "The last weights are scored; no checkpoint was chosen by its validation score.\n"
+        f"- {environment['processor']}, {environment['cores']} cores, {environment['torch_threads']} threads, "
+        f"device {environment['device']}; Python {environment['python']}; distill {environment['distill']}"
+        f"{' at ' + environment['commit'][:12] if environment['commit'] else ''}; {versions}.\n"
+        f"- Recipe sha256 {report['recipe_sha256'][:16]}…; made again by `distill run recipe.yaml --out FOLDER`."
+    )
+
+
+def beginning(start: Mapping[str, Any]) -> str:
+    """What a student started from, in words."""
     narrower = "".join(
         f", {start[part]:,} {name if start[part] != 1 else name[:-1]}"
         for part, name in (
@@ -186,20 +202,11 @@ def _made(report: Mapping[str, Any]) -> str:
             f"; a {adapter['peft_type']} adapter was trained, {adapter['trainable_parameters']:,} of "
             f"{adapter['training_parameters']:,} parameters, exported {adapter['exported']}"
         )
-    return (
-        "## How it was made\n\n"
-        f"- Loss: {loss}; seeds {', '.join(map(str, training['seeds']))}; student started from {began}.\n"
-        f"- Training and evaluation time: {seconds}.\n"
-        "- The baseline is the same student with the same initial weights, data order and steps, trained on labels alone. "
-        "The last weights are scored; no checkpoint was chosen by its validation score.\n"
-        f"- {environment['processor']}, {environment['cores']} cores, {environment['torch_threads']} threads, "
-        f"device {environment['device']}; Python {environment['python']}; distill {environment['distill']}"
-        f"{' at ' + environment['commit'][:12] if environment['commit'] else ''}; {versions}.\n"
-        f"- Recipe sha256 {report['recipe_sha256'][:16]}…; made again by `distill run recipe.yaml --out FOLDER`."
-    )
+    return began
 
 
-def _term(term: Mapping[str, Any]) -> str:
+def term_text(term: Mapping[str, Any]) -> str:
+    """`0.5 × labels(smoothing=0.0)`."""
     settings = ", ".join(f"{k}={v}" for k, v in term.items() if k not in ("kind", "weight") and v is not None)
     return f"{term['weight']:g} × {term['kind']}({settings})"
 

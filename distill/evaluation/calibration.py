@@ -18,8 +18,8 @@ DRAWS = 200
 Floats = NDArray[np.float64]
 
 
-def calibration(task: str, answers: Sequence[Answer]) -> dict[str, Any] | None:
-    """The expected calibration error (ECE) of stored answers, and the bins it is made of.
+def calibration(task: str, by_seed: Sequence[Sequence[Answer]]) -> dict[str, Any] | None:
+    """The expected calibration error (ECE) of stored answers, those of all seeds together, and the bins it is made of.
 
     Confidence is the largest of the softmax of an answer's logits (ReCoRD: of each candidate's two). Bin k of ten
     holds the confidences above k/10, up to (k + 1)/10. ECE is the mean over answers of |share right − mean confidence|
@@ -32,10 +32,10 @@ def calibration(task: str, answers: Sequence[Answer]) -> dict[str, Any] | None:
         `{"ece", "ece_if_calibrated", "confidence", "accuracy", "n", "bins": [{"from", "to", "n", "confidence",
         "accuracy"}, …]}`, empty bins left out; None where there are no probabilities (written texts, plain text).
     """
-    chosen = TASKS[task]
+    chosen, answers = TASKS[task], [answer for answers in by_seed for answer in answers]
     if not chosen.labels or not answers or any(a.text is not None or a.gold is None for a in answers):
         return None
-    probability_NC = chosen.probabilities(answers)
+    probability_NC = np.concatenate([chosen.probabilities(each) for each in by_seed])
     confidence_N = probability_NC.max(axis=1)
     right_N = (probability_NC.argmax(axis=1) == np.array([answer.gold for answer in answers])).astype(float)
     bin_N = np.clip(np.ceil(confidence_N * BINS).astype(int) - 1, 0, BINS - 1)

@@ -96,15 +96,14 @@ def build_report(folder: RunFolder) -> dict[str, Any]:
         }
     told = read_json(folder.excerpts) if folder.excerpts.is_file() else {}
     report["agreement"] = {
-        task: _with_excerpts(agreement(task, answers["teacher"][task][0], answers["student"][task]), told.get(task, {}))
+        task: _with_excerpts(
+            agreement(task, answers["teacher"][task][0], answers["student"][task]), told.get(task, {})
+        )
         for task in tasks
     }
     report["calibration"] = {
         "bins": BINS,
-        "tasks": {
-            task: {role: calibration(task, [a for by_seed in answers[role][task] for a in by_seed]) for role in roles}
-            for task in tasks
-        },
+        "tasks": {task: {role: calibration(task, answers[role][task]) for role in roles} for task in tasks},
     }
     report["shapes"] = {task: _shapes(fits, task) for task in tasks}
     report["gradient"] = _gradient_before(folder, tasks)

@@ -53,11 +53,13 @@ def line_chart(lines: Sequence[Line], *, title: str, percent: bool = False) -> M
             parts += [_text(box.at_x(tick), box.top + box.height + 16, f"{tick:,.0f}", "middle")]
     parts += [_text(box.left + box.width, box.top + box.height + 30, "step", "end")]
     for line in lines:
-        places = " ".join(f"{box.at_x(x):.1f},{box.at_y(y):.1f}" for x, y in thinned(line.points) if math.isfinite(y))
+        places = " ".join(
+            f"{box.at_x(x):.1f},{box.at_y(y):.1f}" for x, y in thinned(line.points) if math.isfinite(y)
+        )
         parts += [
-            Markup('<polyline points="{}" fill="none" stroke="{}" stroke-width="1.8" stroke-opacity="0.8"/>').format(
-                places, line.colour
-            )
+            Markup(
+                '<polyline points="{}" fill="none" stroke="{}" stroke-width="1.8" stroke-opacity="0.8"/>'
+            ).format(places, line.colour)
         ]
         if len(line.points) == 1:  # a line needs two
             x, y = line.points[0]
@@ -72,7 +74,9 @@ def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]
 
 
-def score_bars(numbers: Numbers, rows: Sequence[tuple[str, tuple[str | int, ...]]], roles: Sequence[str]) -> Markup:
+def score_bars(
+    numbers: Numbers, rows: Sequence[tuple[str, tuple[str | int, ...]]], roles: Sequence[str]
+) -> Markup:
     """Scores in points with their 95 % intervals, a group of bars a row.
 
     Args:
@@ -94,9 +98,9 @@ def score_bars(numbers: Numbers, rows: Sequence[tuple[str, tuple[str | int, ...]
                 continue
             long = max(0.0, min(float(block[score]), 100.0)) * width / 100
             parts += [
-                Markup('<rect x="{}" y="{}" width="{:.1f}" height="12" fill="{}" fill-opacity="0.75"/>').format(
-                    left, y, long, LOOKS[role][0]
-                )
+                Markup(
+                    '<rect x="{}" y="{}" width="{:.1f}" height="12" fill="{}" fill-opacity="0.75"/>'
+                ).format(left, y, long, LOOKS[role][0])
             ]
             if block.get("ci95"):
                 low, high = (left + width * max(0.0, min(each, 100.0)) / 100 for each in block["ci95"])
@@ -128,14 +132,18 @@ def reliability(found: Mapping[str, Mapping[str, Any]], title: str) -> Markup:
         parts += [_text(box.left - 5, box.at_y(tick) + 4, f"{tick:.0%}", "end")]
         parts += [_text(box.at_x(tick), box.top + box.height + 16, f"{tick:.0%}", "middle")]
     parts += [_rule(box.at_x(0), box.at_y(0), box.at_x(1), box.at_y(1), "#999", dashed=True)]
-    parts += [_text(box.left + box.width, box.top + box.height + 30, "confidence (up: share that is right)", "end")]
+    parts += [
+        _text(box.left + box.width, box.top + box.height + 30, "confidence (up: share that is right)", "end")
+    ]
     for role, each in found.items():
-        places = [(box.at_x(b["confidence"]), box.at_y(b["accuracy"]), b["n"] / each["n"]) for b in each["bins"]]
+        places = [
+            (box.at_x(b["confidence"]), box.at_y(b["accuracy"]), b["n"] / each["n"]) for b in each["bins"]
+        ]
         line = " ".join(f"{x:.1f},{y:.1f}" for x, y, _ in places)
         parts += [
-            Markup('<polyline points="{}" fill="none" stroke="{}" stroke-width="1.5" stroke-opacity="0.6"/>').format(
-                line, LOOKS[role][0]
-            )
+            Markup(
+                '<polyline points="{}" fill="none" stroke="{}" stroke-width="1.5" stroke-opacity="0.6"/>'
+            ).format(line, LOOKS[role][0])
         ]
         parts += [_mark(role, x, y, 2 + 6 * math.sqrt(share)) for x, y, share in places]
     return _svg(parts, box.top + box.height + 36, title)
@@ -147,9 +155,15 @@ def layer_map(kept: Sequence[int], total: int, title: str) -> Markup:
     size = min(11.0, cell * 0.62)
     first = (WIDTH - cell * len(kept)) / 2
     above = (WIDTH - cell * total) / 2
-    parts = [_text(0, 14, title, "start", "title"), _text(0, 34, "teacher", "start"), _text(0, 146, "student", "start")]
+    parts = [
+        _text(0, 14, title, "start", "title"),
+        _text(0, 34, "teacher", "start"),
+        _text(0, 146, "student", "start"),
+    ]
     for layer in range(total):
-        parts += _cell(above + cell * layer, 40, cell, layer, size, LOOKS["teacher"][0] if layer in kept else None)
+        parts += _cell(
+            above + cell * layer, 40, cell, layer, size, LOOKS["teacher"][0] if layer in kept else None
+        )
     for own, layer in enumerate(kept):
         x = first + cell * (own + 0.5)
         parts += [_rule(above + cell * (layer + 0.5), 64, x, 106, "#555")]
@@ -161,7 +175,8 @@ def legend(names: Iterable[tuple[str, str]]) -> Markup:
     """Colours and what has them."""
     return Markup('<p class="legend">{}</p>').format(
         Markup(" ").join(
-            Markup('<span><i style="background:{}"></i>{}</span>').format(colour, name) for colour, name in names
+            Markup('<span><i style="background:{}"></i>{}</span>').format(colour, name)
+            for colour, name in names
         )
     )
 
@@ -200,10 +215,14 @@ def _svg(parts: Iterable[Markup], height: float, title: str) -> Markup:
 
 
 def _text(x: float, y: float, text: str, anchor: str, kind: str = "tick") -> Markup:
-    return Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}" class="{}">{}</text>').format(x, y, anchor, kind, text)
+    return Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}" class="{}">{}</text>').format(
+        x, y, anchor, kind, text
+    )
 
 
-def _rule(x: float, y: float, right: float, bottom: float, colour: str = "#ddd", *, dashed: bool = False) -> Markup:
+def _rule(
+    x: float, y: float, right: float, bottom: float, colour: str = "#ddd", *, dashed: bool = False
+) -> Markup:
     return Markup('<line x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}" stroke="{}"{}/>').format(
         x, y, right, bottom, colour, Markup(' stroke-dasharray="4 3"') if dashed else ""
     )
@@ -216,7 +235,9 @@ def _whisker(low: float, high: float, y: float) -> Markup:
 
 
 def _dot(x: float, y: float, radius: float, colour: str) -> Markup:
-    return Markup('<circle cx="{:.1f}" cy="{:.1f}" r="{:.1f}" fill="{}" fill-opacity="0.8"/>').format(x, y, radius, colour)
+    return Markup('<circle cx="{:.1f}" cy="{:.1f}" r="{:.1f}" fill="{}" fill-opacity="0.8"/>').format(
+        x, y, radius, colour
+    )
 
 
 def _mark(role: str, x: float, y: float, size: float) -> Markup:

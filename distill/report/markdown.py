@@ -26,7 +26,7 @@ def to_markdown(report: Mapping[str, Any]) -> str:
         f"# {report['name']}",
         report["description"],
         f"**{report['verdict']['sentence']}**",
-        kept(report),
+        _kept(report),
         "![compression against score](compression.png)",
         _models_table(report),
         _tasks_table(report),
@@ -47,16 +47,15 @@ def points(values: Mapping[str, float], metrics: Sequence[str]) -> str:
     return " / ".join(f"{100 * values[name]:.1f}" for name in metrics)
 
 
-def kept(report: Mapping[str, Any]) -> str:
-    """How much smaller and faster the student is, and how much of the teacher's score it keeps."""
+def _kept(report: Mapping[str, Any]) -> str:
     compression, teacher, student = report["compression"], report["teacher"], report["student"]
     above = report["retention_above_majority"]
-    score = "" if report["retention"] is None else f" and keeps {100 * report['retention']:.1f} % of its score"
+    kept = "" if report["retention"] is None else f" and keeps {100 * report['retention']:.1f} % of its score"
     beyond = "" if above is None else f" ({100 * above:.0f} % of what the teacher has above the majority row)"
     return (
         f"The student has {millions(student['parameters'])} parameters to the teacher's {millions(teacher['parameters'])}: "
         f"{compression['parameters']:.2f}× smaller, {compression['non_embedding_parameters']:.2f}× without embeddings, "
-        f"{compression['latency']['batch_1']:.2f}× faster at batch 1{score}{beyond}."
+        f"{compression['latency']['batch_1']:.2f}× faster at batch 1{kept}{beyond}."
     )
 
 

@@ -58,7 +58,9 @@ class Numbers:
         if isinstance(value, bool) or not isinstance(value, int | float):
             return Markup("{}").format(missing)
         pointer = "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in path)
-        more = Markup("").join(Markup(' {}="{}"').format(key, each) for key, each in (attributes or {}).items())
+        more = Markup("").join(
+            Markup(' {}="{}"').format(key, each) for key, each in (attributes or {}).items()
+        )
         return Markup('<{0} data-{1}="{2}" data-format="{3}" data-times="{4}"{5}>{6}</{0}>').format(
             tag, file, pointer, spec, f"{times:g}", more, format(value * times, spec)
         )

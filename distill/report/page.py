@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distill.report.charts import (
     COLOURS,
@@ -17,10 +18,13 @@ from distill.report.charts import (
     reliability,
     score_bars,
 )
-from distill.report.markdown import METRIC_NAMES, ROLES, beginning, kept, role_title, term_text
+from distill.report.markdown import METRIC_NAMES, ROLES, beginning, role_title, term_text
 from distill.report.numbers import Numbers
 from distill.report.plot import LOOKS
 from distill.tasks import DIAGNOSTICS, TASKS
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 FIT = re.compile(r"(?P<role>teacher|student|baseline)(?P<member>\d*)-(?P<task>.+?)(-seed(?P<seed>-?\d+))?")
 
@@ -32,21 +36,12 @@ def to_html(report: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> str:
         report: the content of report.json.
         log: the lines of metrics.jsonl.
     """
-    from jinja2 import ChainableUndefined, Environment, PackageLoader
-
-    environment = Environment(
-        loader=PackageLoader("distill.report", "."),
-        autoescape=True,
-        undefined=ChainableUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     roles = [role for role in ROLES if role in report]
     student = report.get("student", {}).get("tasks", {})
     numbers = Numbers(report, log)
     tasks = [task for task in student if task not in DIAGNOSTICS]
     rows = [("all tasks" if len(tasks) > 1 else "score", ("score",))] if len(tasks) != 1 else []
-    page = environment.get_template("page.html").render(
+    page = _template().render(
         report=report,
         log=log,
         n=numbers,
@@ -57,8 +52,9 @@ def to_html(report: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> str:
         metrics_of=lambda task: [(name, METRIC_NAMES.get(name, name)) for name in TASKS[task].metrics],
         role_title=role_title,
         role_colour={role: look[0] for role, look in LOOKS.items()},
-        kept=kept(report) if {"compression", "student", "teacher"} <= report.keys() else "",
-        began=beginning(report["training"]["student_start"]) if report.get("training", {}).get("student_start") else "",
+        began=beginning(report["training"]["student_start"])
+        if report.get("training", {}).get("student_start")
+        else "",
         terms=[term_text(term) for term in report.get("training", {}).get("loss", [])],
         bars=score_bars(numbers, [*rows, *((TASKS[t].title, ("tasks", t)) for t in tasks)], roles),
         role_legend=legend((LOOKS[role][0], role_title(role)) for role in roles),
@@ -67,6 +63,19 @@ def to_html(report: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> str:
         layers=_layer_maps(report),
     )
     return page + "\n"
+
+
+@functools.cache
+def _template() -> Template:
+    from jinja2 import ChainableUndefined, Environment, PackageLoader
+
+    return Environment(
+        loader=PackageLoader("distill.report", "."),
+        autoescape=True,
+        undefined=ChainableUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    ).get_template("page.html")
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -131,7 +140,9 @@ def _curves(log: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             {
                 "task": task,
                 "charts": [chart for chart in charts if chart],
-                "shares": line_chart(of_terms, title="share of the gradient", percent=True) if of_terms else "",
+                "shares": line_chart(of_terms, title="share of the gradient", percent=True)
+                if of_terms
+                else "",
                 "legend": legend((colour, term) for term, colour in coloured) if of_terms else "",
                 "last": last,
             }
@@ -141,16 +152,15 @@ def _curves(log: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _lines(fits: Mapping[str, Sequence[tuple[int, Mapping[str, Any]]]], name: str) -> list[Line]:
     found = [
-        (role, _points(lines, name))
-        for role in ROLES
-        for fit, lines in fits.items()
-        if fit.startswith(role)
+        (role, _points(lines, name)) for role in ROLES for fit, lines in fits.items() if fit.startswith(role)
     ]
     return [Line(role, LOOKS[role][0], points) for role, points in found if points]
 
 
 def _points(lines: Sequence[tuple[int, Mapping[str, Any]]], name: str) -> list[tuple[float, float]]:
-    return [(entry["step"], float(entry[name])) for _, entry in lines if isinstance(entry.get(name), int | float)]
+    return [
+        (entry["step"], float(entry[name])) for _, entry in lines if isinstance(entry.get(name), int | float)
+    ]
 
 
 def _layer_maps(report: Mapping[str, Any]) -> list[dict[str, Any]]:

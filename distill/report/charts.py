@@ -201,8 +201,8 @@ class _Box:
 
 def _ticks(low: float, high: float, about: int = 4) -> list[float]:
     """Round numbers from at or below `low` to at or above `high`."""
-    span = (high - low) or 1.0
-    rough = span / about
+    high = high if high > low else low + 1
+    rough = (high - low) / about
     power = 10 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
     return [round(step * k, 12) for k in range(math.floor(low / step), math.ceil(high / step - 1e-9) + 1)]

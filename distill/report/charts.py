@@ -15,7 +15,7 @@ from distill.report.plot import LOOKS
 WIDTH = 360  # as wide as the text of a phone, so that letters keep their size
 MOST_POINTS = 160
 # Okabe and Ito's, which colour-blind people tell apart; roles have theirs.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLOURS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
 @dataclass(frozen=True)
@@ -84,38 +84,39 @@ def score_bars(
         rows: the name of each, and the path of its block below a role's.
         roles: which have bars.
     """
-    left, width, y, parts = 4, WIDTH - 62, 8, []
-    for tick in range(0, 101, 25):
-        x = left + width * tick / 100
-        parts += [_rule(x, 4, x, 10 + len(rows) * (24 + 17 * len(roles)))]
+    blocks = [(role, numbers.value(role, *path) or {}) for _, path in rows for role in roles]
+    highest = [
+        max([block.get("score", 0), block.get("mean", 0), *(block.get("ci95") or [])]) for _, block in blocks
+    ]
+    ticks = [tick for tick in _ticks(0, min(max([*highest, 1]), 100)) if tick <= 100]
+    box = _Box(
+        left=6, top=8, width=WIDTH - 64, height=len(rows) * (24 + 17 * len(roles)), x=(0, ticks[-1]), y=(0, 1)
+    )
+    y, parts = box.top, []
+    for tick in ticks:
+        parts += [_rule(box.at_x(tick), box.top, box.at_x(tick), box.top + box.height)]
+        parts += [_text(box.at_x(tick), box.top + box.height + 14, f"{tick:g}", "middle")]
     for name, path in rows:
-        parts += [_text(left, y + 13, name, "start", "strong")]
+        parts += [_text(box.left, y + 13, name, "start", "strong")]
         y += 20
         for role in roles:
             block = numbers.value(role, *path)
             score = "score" if path[0] == "tasks" else "mean"
             if not isinstance(block, Mapping) or score not in block:
                 continue
-            long = max(0.0, min(float(block[score]), 100.0)) * width / 100
+            colour = LOOKS[role][0]
             parts += [
                 Markup(
                     '<rect x="{}" y="{}" width="{:.1f}" height="12" fill="{}" fill-opacity="0.75"/>'
-                ).format(left, y, long, LOOKS[role][0])
+                ).format(box.left, y, max(box.at_x(block[score]) - box.left, 0), colour)
             ]
             if block.get("ci95"):
-                low, high = (left + width * max(0.0, min(each, 100.0)) / 100 for each in block["ci95"])
-                parts += [_whisker(low, high, y + 6)]
-            parts += [
-                numbers(
-                    role, *path, score, tag="text",
-                    attributes={"x": WIDTH - 52, "y": y + 11, "fill": LOOKS[role][0], "class": "strong"},
-                )
-            ]  # fmt: skip
+                parts += [_whisker(*(box.at_x(each) for each in block["ci95"]), y + 6)]
+            place = {"x": WIDTH - 48, "y": y + 11, "fill": colour, "class": "strong"}
+            parts += [numbers(role, *path, score, tag="text", attributes=place)]
             y += 17
         y += 4
-    for tick in range(0, 101, 25):
-        parts += [_text(left + width * tick / 100, y + 18, str(tick), "start" if tick == 0 else "middle")]
-    return _svg(parts, y + 24, "scores by task with 95 % intervals")
+    return _svg(parts, box.top + box.height + 20, "scores by task with 95 % intervals")
 
 
 def reliability(found: Mapping[str, Mapping[str, Any]], title: str) -> Markup:
@@ -256,7 +257,7 @@ def _cell(x: float, y: float, width: float, number: int, size: float, colour: st
         Markup('<rect x="{:.1f}" y="{}" width="{:.1f}" height="24" rx="3" fill="{}" stroke="{}"/>').format(
             x + 1, y, max(width - 2, 1), fill, colour or "#bbb"
         ),
-        Markup('<text x="{:.1f}" y="{}" text-anchor="middle" font-size="{:.1f}" fill="{}">{}</text>').format(
-            x + width / 2, y + 16, size, ink, number
-        ),
+        Markup(
+            '<text x="{:.1f}" y="{}" text-anchor="middle" style="font-size:{:.1f}px" fill="{}">{}</text>'
+        ).format(x + width / 2, y + 16, size, ink, number),
     ]

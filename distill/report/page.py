@@ -130,11 +130,11 @@ def _curves(log: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             for lines in student.values()
         ]
         last = [
-            (fit, name.removeprefix("loss/"), lines[-1][0], name)
+            (fit, name.removeprefix("loss/"), places[-1], name)
             for fit, lines in by_fit.items()
             if not fit.startswith("teacher")
             for name in terms
-            if name in lines[-1][1]
+            if (places := [place for place, entry in lines if name in entry])
         ]
         made.append(
             {

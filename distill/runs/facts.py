@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill.engine.reading import reading_for
@@ -14,7 +16,7 @@ from distill.models.source import ModelSource, find_trained, find_trusted
 from distill.recipe import Recipe, TaskName
 from distill.report import differences
 from distill.run_folder import RunFolder
-from distill.tasks import TASKS, Example, TaskData
+from distill.tasks import DIAGNOSTICS, TASKS, Example, TaskData, overlap
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +25,11 @@ EXCERPT = 160  # characters of each of an example's texts
 
 
 def data_facts(recipe: Recipe, data: dict[str, TaskData]) -> dict[str, Any]:
-    """Per task: how many examples, the majority row, what is incomplete, and the digest of the content."""
+    """Per task: how many examples, the majority row, what is incomplete or occurs in training too, and the digest."""
+
+    def training(name: str) -> list[Example]:
+        return data["rte" if name in DIAGNOSTICS else name].train
+
     return {
         "source": recipe.data.source,
         "tasks": {
@@ -35,6 +41,7 @@ def data_facts(recipe: Recipe, data: dict[str, TaskData]) -> dict[str, Any]:
                 "partial": task.partial,
                 "portion": task.portion,
                 "notes": list(task.notes),
+                "overlap": asdict(overlap(training(name), task.validation)),
                 "sha256": task.sha256,
             }
             for name, task in data.items()
@@ -107,7 +114,8 @@ def measurements(
         return latency(models, features, device)
 
     weights: dict[str, dict[str, torch.Tensor]] = {
-        name: load_file(weights_file(folder.model("student", name))) for name in recipe.data.tasks
+        name: load_file(weights_file(Path(find_trained(folder.model("student", name), trusted).location)))
+        for name in recipe.data.tasks
     }
     times = taking_turns("student", "teacher0")
     for number in range(1, len(parts)):  # which need not fit into memory together

@@ -15,7 +15,6 @@ from distill.tasks import TASKS, Answer
 
 BINS = 10
 DRAWS = 200
-Floats = NDArray[np.float64]
 
 
 def calibration(task: str, by_seed: Sequence[Sequence[Answer]]) -> dict[str, Any] | None:
@@ -66,6 +65,6 @@ def calibration(task: str, by_seed: Sequence[Sequence[Answer]]) -> dict[str, Any
     }
 
 
-def _error(right_K: Floats, confidence_K: Floats) -> float:
+def _error(right_K: NDArray[Any], confidence_K: NDArray[Any]) -> float:
     """Sums over answers, so that a bin counts by what is in it."""
     return float(np.abs(right_K - confidence_K).sum())

@@ -283,7 +283,7 @@ def _with_excerpts(found: dict[str, Any], excerpts: Mapping[str, str]) -> dict[s
     return found | {"examples": examples}
 
 
-def _shapes(fits: Mapping[str, Mapping[str, list[dict[str, Any]]]], task: str) -> dict[str, Any]:
+def _shapes(fits: Mapping[Role, Mapping[str, list[dict[str, Any]]]], task: str) -> dict[str, Any]:
     """The sizes of a task's teacher and student, and what the student's parts were before."""
     teacher, student = fits["teacher"][task][0], fits["student"][task][0]
     return {

@@ -111,7 +111,8 @@ def score_bars(
                 ).format(box.left, y, max(box.at_x(block[score]) - box.left, 0), colour)
             ]
             if block.get("ci95"):
-                parts += [_whisker(*(box.at_x(each) for each in block["ci95"]), y + 6)]
+                low, high = block["ci95"]
+                parts += [_whisker(box.at_x(low), box.at_x(high), y + 6)]
             place = {"x": WIDTH - 48, "y": y + 11, "fill": colour, "class": "strong"}
             parts += [numbers(role, *path, score, tag="text", attributes=place)]
             y += 17

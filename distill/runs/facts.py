@@ -51,7 +51,7 @@ def data_facts(recipe: Recipe, data: dict[str, TaskData]) -> dict[str, Any]:
 
 def excerpts(recipe: Recipe, folder: RunFolder, data: dict[str, TaskData]) -> dict[str, dict[str, str]]:
     """By task the beginning of the texts of the examples on which teacher and student differ most, by their ids."""
-    found = {}
+    found: dict[str, dict[str, str]] = {}
     for task in recipe.data.tasks:
         wanted = {each["id"] for each in differences(folder, recipe, task)["examples"]}
         texts: dict[str, str] = {}

@@ -269,7 +269,8 @@ class Task(ABC):
         """The softmax of the logits, (N, C)."""
         logits_NC = self.logits(answers)
         powers_NC = np.exp(logits_NC - logits_NC.max(axis=1, keepdims=True, initial=-np.inf))
-        return powers_NC / powers_NC.sum(axis=1, keepdims=True)
+        probability_NC: Array = powers_NC / powers_NC.sum(axis=1, keepdims=True)
+        return probability_NC
 
     def check_ids(self, answers: Sequence[Answer]) -> None:
         """Refuse two answers to one example."""

@@ -56,8 +56,9 @@ def excerpts(recipe: Recipe, folder: RunFolder, data: dict[str, TaskData]) -> di
         wanted = {each["id"] for each in differences(folder, recipe, task)["examples"]}
         texts: dict[str, str] = {}
         for example in data[task].validation:
-            for name in {example.id, example.group} & wanted:  # of a query its first candidate's
-                texts.setdefault(name, _excerpt(example))
+            name = example.group if task == "record" else example.id
+            if name in wanted and name not in texts:  # of a query its first candidate's
+                texts[name] = _excerpt(example)
         found[task] = texts
     return found
 

@@ -224,6 +224,33 @@ def test_what_a_report_does_not_hold_is_left_out(finished: Report):
     assert "polyline" in to_html({}, log)  # of a run that is not finished: its curves
 
 
+def test_what_a_model_costs_to_run_is_shown_where_it_was_measured(finished: Report):
+    measured = copy.deepcopy(finished.data)
+    for number, role in enumerate(("teacher", "student", "baseline"), 1):
+        measured[role] |= {
+            "throughput": {
+                "batch": 32,
+                "examples_per_second": 12.5 * number,
+                "tokens_per_second": 4321.0 * number,
+            },
+            "flops": {"per_token": 21_120_000.0 / number, "tokens": 84},
+            "peak_memory": {"weights": 9_000_000, "batch_1": 10_500_000, "batch_32": 77_700_000 // number},
+        }
+    measured["measured"] = {
+        "task": "cb",
+        "passes": {"batch_1": 25, "batch_32": 5},
+        "threads": 2,
+        "processor": "EPYC",
+        "device": "cpu",
+    }
+    measured["compression"] |= {"flops_per_token": 2.0, "peak_memory": {"batch_1": 1.0, "batch_32": 2.0}}
+    words = " ".join(" ".join(Page(to_html(measured, [])).texts).split())
+    for shown in ("12.5", "8,642", "21.12", "2.00 ×", "77.7", "the median of 25 passes", "EPYC"):
+        assert shown in words, shown
+    plain = " ".join(Page((finished.folder / "report.html").read_text()).texts)
+    assert ("FLOPs" in plain) == ("flops" in finished.data["teacher"])
+
+
 def test_a_run_from_before_excerpts_shows_its_examples_without(finished: Report, tmp_path: Path):
     older = Path(shutil.copytree(finished.folder, tmp_path / "older"))
     (older / "excerpts.json").unlink()

@@ -19,7 +19,7 @@ from distill.engine.reading import Reader, reading_for
 from distill.errors import CheckpointError, MismatchError
 from distill.evaluation import added, size, task_score
 from distill.losses import Labels, Total
-from distill.models import Batch, EnsembleTeacher, Student, Teacher, parameter_budget
+from distill.models import Batch, EnsembleTeacher, Student, Teacher, outline, parameter_budget
 from distill.models.adapter import adapter_config
 from distill.models.source import is_model
 from distill.models.teacher import weights_precision
@@ -194,6 +194,8 @@ class Workbench:
         """Keep what was made, its answers and what is to be known about it; the record last."""
         truncated = self._answer(fit, made)
         record |= self._store_model(fit, made, keep_model=keep_model)
+        if not isinstance(made, EnsembleTeacher):
+            record["outline"] = outline(made.model)
         record |= {
             "key": fit.key,
             "role": fit.role,

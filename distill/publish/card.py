@@ -89,7 +89,7 @@ def _metadata(
 
     report, recipe = subject.report, subject.recipe
     kinds = [str(term["kind"]) for term in report["training"]["loss"]]
-    official = _dataset(subject) is not None
+    dataset = _dataset(subject)
     began = subject.began
     return ModelCardData(
         license=license,
@@ -97,7 +97,7 @@ def _metadata(
         library_name="peft" if adapter else "transformers",
         pipeline_tag=PIPELINES.get(subject.head),
         base_model=base_model or (began.hub if began else None),
-        datasets=[_dataset(subject)] if official else None,
+        datasets=[dataset] if dataset else None,
         metrics=sorted({METRICS.get(name, name) for name in subject.task.metrics}),
         tags=["distillation", "knowledge-distillation", *dict.fromkeys(kinds), *_tags(subject)],
         model_name=repository.partition("/")[2],

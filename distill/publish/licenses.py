@@ -60,6 +60,8 @@ BINDING: Mapping[str, frozenset[str]] = {
     "lgpl-2.1": frozenset({"lgpl-2.1", "lgpl-3.0", "gpl-2.0", "gpl-3.0"}),
     "lgpl-3.0": frozenset({"lgpl-3.0", "gpl-3.0", "agpl-3.0"}),
 }
+# What packages write in other words.
+_SPOKEN = {"mit license": "mit", "apache license 2.0": "apache-2.0", "apache 2.0": "apache-2.0"}
 NAME = r"[a-z0-9][a-z0-9.+-]*"
 
 
@@ -146,11 +148,10 @@ def license_of(ancestor: Ancestor, *, network: bool) -> str | None:
         HubError: the hub cannot be reached.
     """
     if ancestor.name.startswith(PREFIX):
-        said = importlib.metadata.metadata(ancestor.name.removeprefix(PREFIX))
-        found = str(said.get("License-Expression") or said.get("License") or "").strip().lower()
-        return {"mit license": "mit", "apache license 2.0": "apache-2.0", "apache 2.0": "apache-2.0"}.get(
-            found, found if re.fullmatch(NAME, found) else None
-        )
+        package = importlib.metadata.metadata(ancestor.name.removeprefix(PREFIX)).json
+        said = package.get("license_expression") or package.get("license")
+        found = said.strip().lower() if isinstance(said, str) else ""
+        return _SPOKEN.get(found, found if re.fullmatch(NAME, found) else None)
     if ancestor.hub is None:
         return None
     from huggingface_hub import ModelCard, hf_hub_download
@@ -169,8 +170,8 @@ def license_of(ancestor: Ancestor, *, network: bool) -> str | None:
             return None
         except EntryNotFoundError:
             return None
-    said = ModelCard.load(file, ignore_metadata_errors=True).data.get("license")
-    return said.lower() if isinstance(said, str) else None
+    named = ModelCard.load(file, ignore_metadata_errors=True).data.get("license")
+    return named.lower() if isinstance(named, str) else None
 
 
 def _instead(theirs: str) -> str:

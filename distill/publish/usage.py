@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from distill.publish.subject import Subject
-from distill.tasks import Example
+from distill.tasks import TASKS, Example
 from distill.tasks.demo import FAMILIES, rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 # Of the tasks that the demo does not have.
-EXAMPLES = {
+EXAMPLES: Mapping[str, Mapping[str, Any]] = {
     "terra": {"premise": "Собака спит на диване.", "hypothesis": "Собака не бегает.", "idx": 0},
     "text": {"text": "The sun rose over the hills, and the"},
 }
@@ -52,8 +53,6 @@ def code(subject: Subject, repository: str, tokenizer: PreTrainedTokenizerBase, 
 
 def example_of(task: str) -> Example:
     """An example of a task that is nobody's data."""
-    from distill.tasks import TASKS
-
     row = rows(task, "validation")[0] if task in FAMILIES else EXAMPLES[task]
     return TASKS[task].examples([row])[0]
 

@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
 
-TOKEN = "hf_CANARYofThePublisher000000000000000"
+TOKEN = "hf_CANARYofThePublisher000000000000000"  # noqa: S105
 # What git keeps itself; the hub stores other files by their sha256.
 SMALL = (".json", ".md", ".yaml", ".jinja", ".txt", ".gitattributes")
 
@@ -29,7 +29,9 @@ class Repository:
     messages: list[str] = field(default_factory=list)
 
     def commit(self, files: dict[str, bytes], message: str = "") -> str:
-        oid = hashlib.sha1(repr((len(self.commits), sorted(files))).encode()).hexdigest()
+        oid = hashlib.sha1(
+            repr((len(self.commits), sorted(files))).encode(), usedforsecurity=False
+        ).hexdigest()
         self.commits.append((oid, files))
         self.messages.append(message)
         return oid
@@ -55,7 +57,9 @@ class FakeHub:
         self.failures: dict[str, list[int | str]] = {}
         self.cards: list[str] = []
 
-    def answer(self, method: str, path: str, query: dict[str, list[str]], body: bytes) -> tuple[int, object, dict]:
+    def answer(
+        self, method: str, path: str, query: dict[str, list[str]], body: bytes
+    ) -> tuple[int, object, dict]:
         """Status, what is sent (bytes, or an object for JSON), headers."""
         parts = path.split("/")
         if path == "api/whoami-v2":
@@ -75,7 +79,9 @@ class FakeHub:
             if name in self.repositories:
                 return 409, {"error": "exists", "url": f"{self.endpoint}/{name}"}, {}
             self.repositories[name] = Repository(private=asked.get("visibility") == "private")
-            self.repositories[name].commit({".gitattributes": b"*.safetensors filter=lfs\n"}, "initial commit")
+            self.repositories[name].commit(
+                {".gitattributes": b"*.safetensors filter=lfs\n"}, "initial commit"
+            )
             return 200, {"url": f"{self.endpoint}/{name}"}, {}
         if path.endswith(".git/info/lfs/objects/batch"):
             objects = []
@@ -150,12 +156,14 @@ class FakeHub:
 def entry(path: str, content: bytes) -> dict:
     """A file as the hub lists it."""
     if path.endswith(SMALL):
-        oid = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+        oid = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
         return {"type": "file", "path": path, "size": len(content), "oid": oid}
     sha256 = hashlib.sha256(content).hexdigest()
-    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {len(content)}\n".encode()
+    pointer = (
+        f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {len(content)}\n".encode()
+    )
     lfs = {"oid": sha256, "size": len(content), "pointerSize": len(pointer)}
-    oid = hashlib.sha1(b"blob %d\0" % len(pointer) + pointer).hexdigest()
+    oid = hashlib.sha1(b"blob %d\0" % len(pointer) + pointer, usedforsecurity=False).hexdigest()
     return {"type": "file", "path": path, "size": len(content), "oid": oid, "lfs": lfs}
 
 
@@ -186,7 +194,9 @@ def serving() -> Iterator[FakeHub]:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             with lock:
                 hub.asked.append(f"{self.command} {path}")
-                failing = next((kinds for part, kinds in hub.failures.items() if part in path and kinds), None)
+                failing = next(
+                    (kinds for part, kinds in hub.failures.items() if part in path and kinds), None
+                )
                 failure = failing.pop(0) if failing else None
                 if failure == "drop":
                     self.hang_up()

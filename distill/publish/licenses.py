@@ -154,22 +154,20 @@ def license_of(ancestor: Ancestor, *, network: bool) -> str | None:
         return _SPOKEN.get(found, found if re.fullmatch(NAME, found) else None)
     if ancestor.hub is None:
         return None
-    from huggingface_hub import ModelCard, hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    from huggingface_hub import ModelCard, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import RemoteEntryNotFoundError
 
     from distill.upload import hub_errors
 
-    with hub_errors(f"the card of {ancestor.hub}"):
-        try:
-            file = hf_hub_download(
-                ancestor.hub, "README.md", revision=ancestor.revision, local_files_only=not network
-            )
-        except LocalEntryNotFoundError:
-            if network:
-                raise
-            return None
-        except EntryNotFoundError:
-            return None
+    file = try_to_load_from_cache(ancestor.hub, "README.md", revision=ancestor.revision)
+    if network and not isinstance(file, str):
+        with hub_errors(f"the card of {ancestor.hub}"):
+            try:
+                file = hf_hub_download(ancestor.hub, "README.md", revision=ancestor.revision)
+            except RemoteEntryNotFoundError:
+                return None
+    if not isinstance(file, str):
+        return None
     named = ModelCard.load(file, ignore_metadata_errors=True).data.get("license")
     return named.lower() if isinstance(named, str) else None
 

@@ -133,9 +133,9 @@ def test_nothing_published_names_a_folder_of_this_machine(rendered, finished, ti
             assert str(private).encode() + b"/" not in content, file.name
     recipe = read_recipe(rendered / "cb" / "recipe.yaml", check_surroundings=False)
     original = read_recipe(finished / "recipe.yaml", check_surroundings=False)
-    assert dataclasses.replace(
-        recipe, data=original.data, teacher=original.teacher
-    ) == dataclasses.replace(original, output=None, cache=None)
+    assert dataclasses.replace(recipe, data=original.data, teacher=original.teacher) == dataclasses.replace(
+        original, output=None, cache=None
+    )
     assert recipe.data.path == official_folder.name
 
 

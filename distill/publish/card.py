@@ -61,8 +61,7 @@ def model_card(
         f"---\n{data.to_yaml()}\n---",
         f"# {repository.partition('/')[2]}",
         _what_it_is(subject),
-        f"**{subject.report['verdict']['sentence']}**",
-        _of_this_task(subject),
+        _verdict(subject),
         _models(subject),
         _scores(subject),
         "![compression against score](compression.png)",
@@ -181,17 +180,18 @@ def _what_it_is(subject: Subject) -> str:
     )
 
 
-def _of_this_task(subject: Subject) -> str:
-    """The verdict of this student's task, where the run's is one on several."""
+def _verdict(subject: Subject) -> str:
+    """Of this student's task first, where the run's verdict is one on several."""
+    sentence, several = subject.report["verdict"]["sentence"], len(subject.recipe.data.tasks)
     found = subject.report["verdict"]["tasks"].get(subject.task.name)
-    if found is None or len(subject.recipe.data.tasks) == 1:
-        return ""
+    if found is None or several == 1:
+        return f"**{sentence}**"
     low, high = found["ci95"]
-    told = "more than chance can explain" if found["significant"] else "no more than chance can explain"
+    told = "more" if found["significant"] else "no more"
     return (
-        f"That is said of all {len(subject.recipe.data.tasks)} tasks of the run together, each with a student of its own. "
-        f"On {subject.task.title}, the task of this one, the teacher is worth {found['gain']:+.1f} points (95 % interval "
-        f"{low:+.1f} to {high:+.1f}): {told}."
+        f"**On {subject.task.title}: {found['gain']:+.1f} points against the same student trained without a teacher (95 % "
+        f"interval {low:+.1f} to {high:+.1f}), {told} than chance can explain.** Of all {several} tasks of the run together, "
+        f"each with a student of its own, the report says: {sentence}"
     )
 
 
@@ -264,8 +264,8 @@ def _limits(subject: Subject) -> list[str]:
     if source != "text":
         lines.append(
             f"It answers {subject.task.title} questions, worded as below and in "
-            f"{'Russian' if name == 'terra' else 'English'}, and was tried on nothing else. Test labels are not public: all "
-            "scores are on the dev split."
+            f"{'Russian' if name == 'terra' else 'English'}, and was tried on nothing else."
+            f"{'' if source == 'demo' else ' Test labels are not public: all scores are on the dev split.'}"
         )
     lines.append(
         f"Inputs are cut to {subject.recipe.data.max_length} tokens, in training as in these scores."

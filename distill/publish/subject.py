@@ -78,10 +78,7 @@ class Subject:
     def fits(self) -> dict[str, dict[str, Any]]:
         """What the run wrote down of the student, the teacher and the baseline of this task."""
         roles = ("student", "teacher", *(("baseline",) if self.recipe.baseline else ()))
-        return {
-            role: read_json(self.folder.fit(fit_name(role, self.task.name, self.seed)))  # type: ignore[arg-type]
-            for role in roles
-        }
+        return {role: read_json(self.folder.fit(fit_name(role, self.task.name, self.seed))) for role in roles}
 
     @property
     def start(self) -> Mapping[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from distill.disk import refuse_links_out, refused
 from distill.errors import PublishError
+from distill.manifest import MANIFEST
 from distill.models.adapter import ADAPTER_CONFIG, weights_file
 from distill.models.folder_check import read_object
 from distill.models.loading import load_tokenizer, quiet_transformers
@@ -99,10 +100,12 @@ def check_student(subject: Subject, student: Path) -> None:
 
     Raises:
         PublishError: one line that names the file or the tensors.
+        ModelError: a file is not the one that was written.
     """
     if not weights_file(student).is_file():
         raise PublishError(f"{student}: holds no student; `distill run` finishes the run")
     _students(student)
+    find_model(str(student))  # every file is the one that was written
     expected = subject.fits["student"]["bytes"]
     size = weights_file(student).stat().st_size
     if size != expected:
@@ -140,8 +143,8 @@ def check_student(subject: Subject, student: Path) -> None:
 
 
 def _students(folder: Path) -> list[Path]:
-    """A student's files. peft writes a README of its own beside an adapter, in whose place ours goes."""
-    files = [file for file in sorted(folder.iterdir()) if file.name != "README.md"]
+    """A student's files. The hub keeps digests of its own, and has our card in place of the README that peft writes."""
+    files = [file for file in sorted(folder.iterdir()) if file.name not in (MANIFEST, "README.md")]
     for file in files:
         if file.is_dir() or file.name not in MODEL_FILES:
             raise PublishError(

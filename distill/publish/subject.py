@@ -15,7 +15,7 @@ from distill.publish.licenses import Ancestor, license_of
 from distill.recipe import Recipe, read_recipe
 from distill.recipe.paths import leaves_working_directory, public_name
 from distill.report import read_report
-from distill.run_folder import RunFolder, fit_name, read_json
+from distill.run_folder import RunFolder, fit_name
 from distill.tasks import TASKS, Task
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Subject:
     def fits(self) -> dict[str, dict[str, Any]]:
         """What the run wrote down of the student, the teacher and the baseline of this task."""
         roles = ("student", "teacher", *(("baseline",) if self.recipe.baseline else ()))
-        return {role: read_json(self.folder.fit(fit_name(role, self.task.name, self.seed))) for role in roles}
+        return {role: self.folder.read_fit(fit_name(role, self.task.name, self.seed)) for role in roles}
 
     @property
     def start(self) -> Mapping[str, Any]:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from distill.errors import CheckpointError, DistillError, PublishError
+from distill.errors import CheckpointError, DistillError, ModelError, PublishError
+from distill.manifest import sealed_text
 from distill.publish import publish_run
 from distill.publish.licenses import Ancestor, allows, check_license, license_of, stated_licenses
 
@@ -138,6 +139,13 @@ def test_a_folder_and_a_link_are_refused(dry, ones_own, tmp_path):
         dry(ones_own)
 
 
+def test_a_file_that_is_not_the_one_that_was_written_is_refused(dry, sealed_copy):
+    config = sealed_copy / "student" / "cb" / "config.json"
+    config.write_text(config.read_text() + " ")
+    with pytest.raises(ModelError, match=r"config\.json"):
+        dry(sealed_copy)
+
+
 def rewritten(weights: Path, fit: Path, **more: object) -> None:
     """The weights with more tensors, of the size that the run is then told."""
     from safetensors.torch import load_file, save_file
@@ -148,7 +156,9 @@ def rewritten(weights: Path, fit: Path, **more: object) -> None:
         {name: tensor for name, tensor in tensors.items() if tensor is not None}, weights, {"format": "pt"}
     )
     said = json.loads(fit.read_text())
-    fit.write_text(json.dumps(said | {"bytes": weights.stat().st_size}))
+    fit.write_text(
+        sealed_text({k: v for k, v in said.items() if k != "sha256"} | {"bytes": weights.stat().st_size})
+    )
 
 
 def test_leftover_projections_missing_and_other_weights_are_refused(dry, ones_own):

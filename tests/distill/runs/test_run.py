@@ -19,7 +19,7 @@ from distill.errors import CheckpointError, DistillError, ModelError, RecipeErro
 from distill.losses import PKD, AttentionMaps, ForwardKL, HiddenStates, Labels, Relations
 from distill.recipe import Recipe
 from distill.report import write_report
-from distill.run_folder import RunFolder
+from distill.run_folder import RunFolder, read_json
 from distill.runs import run
 from distill.tasks import TASKS, read_predictions
 
@@ -298,6 +298,19 @@ def test_a_folder_without_a_finished_run_has_no_report_and_says_what_is_missing(
         write_report(unfinished)
 
 
+def test_a_report_is_not_made_of_damaged_answers(short, ones_own):
+    path = ones_own / "predictions" / "student-cb-seed0.cb.jsonl"
+    text = path.read_text()
+    path.write_text(text.replace("1", "2", 1))
+    for use in (lambda: write_report(ones_own), lambda: run(short, ones_own)):
+        with pytest.raises(
+            CheckpointError, match=r"student-cb-seed0\.cb\.jsonl: is damaged .*; remove it, and"
+        ):
+            use()
+    path.write_text(text)
+    write_report(ones_own)
+
+
 def test_a_finished_run_needs_neither_its_data_nor_its_teacher_to_be_reported(finished, tmp_path):
     moved = tmp_path / "moved"
     shutil.copytree(finished.folder, moved)
@@ -342,6 +355,12 @@ def test_every_score_of_the_report_is_that_of_the_stored_predictions(finished, t
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     rows[3]["logits"].reverse()
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(CheckpointError, match="is damaged"):
+        write_report(again)
+    folder = RunFolder(again)
+    record = read_json(folder.fit("student-rte-seed1"))
+    del record["sha256"]
+    folder.write_fit("student-rte-seed1", record)  # as if the student had answered so
     changed = write_report(again).data["student"]["tasks"]["rte"]["per_seed"]["accuracy"]
     before = finished.data["student"]["tasks"]["rte"]["per_seed"]["accuracy"]
     assert changed[0] == before[0]

@@ -18,6 +18,7 @@ from distill.errors import (
     LossError,
     MismatchError,
     ModelError,
+    PublishError,
     RecipeError,
 )
 from distill.processes import failure_elsewhere, speaks
@@ -35,7 +36,7 @@ app = typer.Typer(
 )
 
 # What a user can mend.
-USERS = (RecipeError, DataError, ModelError, AlignmentError, LossError, MismatchError)
+USERS = (RecipeError, DataError, ModelError, AlignmentError, LossError, MismatchError, PublishError)
 STOPPED = "distill: stopped; the same command continues where it was"
 
 RecipeArgument = Annotated[

@@ -37,6 +37,7 @@ MODEL_FILES = (
     "tokenizer.model",
     "chat_template.jinja",
     "provenance.json",
+    "manifest.json",
 )
 SHOWN_FILES = (
     "README.md",

@@ -332,7 +332,6 @@ class Student:
         with tempfile.TemporaryDirectory(prefix="distill-push-") as made:
             folder = Path(made)
             self.save(folder)
-            (folder / MANIFEST).unlink()  # the hub keeps digests of its own
             (folder / "README.md").write_text(self._card(repo_id, license), encoding="utf-8")
             return upload_folder(folder, repo_id, private=private, message=commit_message).url
 

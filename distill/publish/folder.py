@@ -11,11 +11,11 @@ from typing import Any
 
 from distill.disk import refuse_links_out, refused
 from distill.errors import PublishError
-from distill.manifest import MANIFEST
+from distill.manifest import MANIFEST, seal, verified
 from distill.models.adapter import ADAPTER_CONFIG, weights_file
 from distill.models.folder_check import read_object
-from distill.models.loading import load_tokenizer, quiet_transformers
-from distill.models.source import find_model
+from distill.models.loading import quiet_transformers
+from distill.models.source import MODEL_KIND
 from distill.publish.card import model_card
 from distill.publish.licenses import Ancestor
 from distill.publish.subject import Subject, without_folders
@@ -58,10 +58,13 @@ def write_folder(
         The files, in name order.
 
     Raises:
+        CheckpointError: a file of the student is not the one that the run wrote.
         PublishError: the student's folder holds something that is not published, weights that its model has not, or
             other weights than the run scored; or a text names a home folder of this machine.
         ResourceError: the folder cannot be written.
     """
+    from transformers import AutoTokenizer
+
     refuse_links_out(subject.folder.path)
     student = subject.folder.model("student", subject.task.name)
     check_student(subject, student)
@@ -72,6 +75,7 @@ def write_folder(
                 _write_json(folder / file.name, without_folders(read_object(str(student), file)))
             else:
                 shutil.copyfile(file, folder / file.name)
+        seal(folder, MODEL_KIND)  # whoever downloads it can tell whether it is whole
         for name in OF_THE_RUN:
             if (subject.folder.path / name).is_file():
                 shutil.copyfile(subject.folder.path / name, folder / name)
@@ -83,7 +87,7 @@ def write_folder(
             repository,
             license=license,
             ancestors=ancestors,
-            tokenizer=load_tokenizer(find_model(str(student))),
+            tokenizer=AutoTokenizer.from_pretrained(student, local_files_only=True),
             language=language,
             base_model=base_model,
             adapter=adapter,
@@ -100,12 +104,12 @@ def check_student(subject: Subject, student: Path) -> None:
 
     Raises:
         PublishError: one line that names the file or the tensors.
-        ModelError: a file is not the one that was written.
+        CheckpointError: a file is not the one that was written.
     """
     if not weights_file(student).is_file():
         raise PublishError(f"{student}: holds no student; `distill run` finishes the run")
     _students(student)
-    find_model(str(student))  # every file is the one that was written
+    verified(student, MODEL_KIND)
     expected = subject.fits["student"]["bytes"]
     size = weights_file(student).stat().st_size
     if size != expected:
@@ -143,7 +147,7 @@ def check_student(subject: Subject, student: Path) -> None:
 
 
 def _students(folder: Path) -> list[Path]:
-    """A student's files. The hub keeps digests of its own, and has our card in place of the README that peft writes."""
+    """A student's files, without what is made anew: the manifest, and the README that peft writes beside an adapter."""
     files = [file for file in sorted(folder.iterdir()) if file.name not in (MANIFEST, "README.md")]
     for file in files:
         if file.is_dir() or file.name not in MODEL_FILES:

@@ -96,9 +96,12 @@ class Subject:
         for number, part in enumerate(parts):
             if part.model is None:
                 continue
-            own = self.folder.fit(fit_name("teacher", self.task.name, self.seed, number))
+            own = fit_name("teacher", self.task.name, self.seed, number)
+            trained = self.folder.fit(own).is_file()
             digest = (
-                read_json(own)["provenance"].get("model_digest", "") if own.is_file() else digests[number]
+                self.folder.read_fit(own)["provenance"].get("model_digest", "")
+                if trained
+                else digests[number]
             )
             found.append(_ancestor(public_name(part.for_task(self.task.name)), digest))  # type: ignore[arg-type]
         return tuple(found)

@@ -25,6 +25,7 @@ PUBLISHED = {
     "README.md",
     "compression.png",
     "config.json",
+    "manifest.json",
     "model.safetensors",
     "provenance.json",
     "recipe.yaml",

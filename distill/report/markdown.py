@@ -37,7 +37,7 @@ def to_markdown(report: Mapping[str, Any]) -> str:
         + "\n".join(f"- {line}" for line in report["warnings"])
         if report["warnings"]
         else "",
-        _made(report),
+        how_it_was_made(report),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -159,7 +159,8 @@ def _sharing(report: Mapping[str, Any]) -> str:
     )
 
 
-def _made(report: Mapping[str, Any]) -> str:
+def how_it_was_made(report: Mapping[str, Any]) -> str:
+    """Loss, time, machine, versions and the recipe's digest."""
     environment, training = report["environment"], report["training"]
     loss = " + ".join(term_text(term) for term in training["loss"])
     seconds = ", ".join(f"{role} {s:.0f} s" for role, s in training["seconds"].items())

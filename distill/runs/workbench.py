@@ -135,12 +135,15 @@ class Workbench:
         return self.teachers.load_member(number), {
             "steps": 0,
             "tokens": 0,
-            "provenance": {"model": public_name(name)},
+            "provenance": {"model": public_name(name), "model_digest": self.job.files(number).digest},
         }
 
     def _take_ensemble(self, fit: Fit) -> tuple[Teacher | EnsembleTeacher, dict[str, Any]]:
         self.job.progress.begin(fit.name, 1)
-        provenance = {"members": [part.name for part in self.job.parts]}
+        provenance = {
+            "members": [part.name for part in self.job.parts],
+            "member_digests": [self.job.files(number).digest for number in range(len(self.job.parts))],
+        }
         return self.teachers.load_to_answer(), {"steps": 0, "tokens": 0, "provenance": provenance}
 
     def _train_teacher(self, fit: Fit, part: MemberRecipe) -> tuple[Student, dict[str, Any]]:

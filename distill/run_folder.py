@@ -53,6 +53,8 @@ class RunFolder:
         """
         path, again = self.fit(name), "; remove it, and `distill run` makes this fit again"
         record = read_json(path)
+        if "sha256" not in record:
+            raise CheckpointError(f"{path}: was made by an older version, without a sha256{again}")
         if not is_sealed(path.read_text(encoding="utf-8")):
             raise CheckpointError(f"{path}: is damaged (its content has another sha256){again}")
         for answers, digest in record["answers"].items():

@@ -20,10 +20,10 @@ from distill.publish.card import model_card
 from distill.publish.licenses import Ancestor
 from distill.publish.subject import Subject, without_folders
 from distill.report.markdown import to_markdown
+from distill.report.page import read_log, to_html
 from distill.upload import MODEL_FILES
 
-# Of the run itself, beside the student's files.
-OF_THE_RUN = ("compression.png", "report.html")
+PLOT = "compression.png"
 # Where user names and the folders of employers stand.
 HOMES = re.compile(r"(?:/home/|/Users/|[A-Za-z]:\\+Users\\+)[^/\\\s]+")
 # Texts that people read or programs are told by; a tokenizer's words may look like anything.
@@ -76,10 +76,11 @@ def write_folder(
             else:
                 shutil.copyfile(file, folder / file.name)
         seal(folder, MODEL_KIND)  # whoever downloads it can tell whether it is whole
-        for name in OF_THE_RUN:
-            if (subject.folder.path / name).is_file():
-                shutil.copyfile(subject.folder.path / name, folder / name)
+        if (subject.folder.path / PLOT).is_file():
+            shutil.copyfile(subject.folder.path / PLOT, folder / PLOT)
         _write_json(folder / "report.json", subject.report)
+        page = to_html(subject.report, read_log(subject.folder.metrics))
+        (folder / "report.html").write_text(page, encoding="utf-8")
         (folder / "report.md").write_text(to_markdown(subject.report), encoding="utf-8")
         (folder / "recipe.yaml").write_text(_recipe(subject), encoding="utf-8")
         card = model_card(

@@ -29,7 +29,7 @@ class Subject:
     Attributes:
         folder: the run's.
         recipe: the run's.
-        report: the run's, without the folders of this machine.
+        report: the run's, without the folders of this machine and without single examples.
         task: whose student it is.
     """
 
@@ -57,7 +57,7 @@ class Subject:
         chosen = task or tasks[0]
         if chosen not in tasks:
             raise PublishError(f"--task {chosen}: the run's tasks are {', '.join(tasks)}")
-        return cls(folder, recipe, without_folders(report), TASKS[chosen])
+        return cls(folder, recipe, without_examples(without_folders(report)), TASKS[chosen])
 
     @property
     def seed(self) -> int:
@@ -152,6 +152,12 @@ def without_folders(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [without_folders(inside) for inside in value]
     return public_name(value) if isinstance(value, str) and leaves_working_directory(value) else value
+
+
+def without_examples(report: dict[str, Any]) -> dict[str, Any]:
+    """A report that quotes no validation example: whose they are, the student's licence does not say."""
+    found = report.get("agreement", {})
+    return report | {"agreement": {task: each | {"examples": []} for task, each in found.items()}}
 
 
 def _ancestor(name: str, digest: str) -> Ancestor:

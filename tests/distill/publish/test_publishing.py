@@ -29,6 +29,7 @@ PUBLISHED = {
     "model.safetensors",
     "provenance.json",
     "recipe.yaml",
+    "report.html",
     "report.json",
     "report.md",
     "tokenizer.json",
@@ -52,6 +53,18 @@ def test_one_private_commit_holds_exactly_the_rendered_folder(hub, publish, tmp_
     assert hub.cards == [stored["README.md"].decode()]
 
 
+def test_no_validation_example_is_published(publish, ones_own, tmp_path):
+    report = json.loads((ones_own / "report.json").read_text())
+    said = {"answer": "contradiction", "confidence": 0.9}
+    quoted = {"id": "7", "gold": "neutral", "teacher": said, "student": said, "excerpt": "Somebody wrote this."}
+    report["agreement"]["cb"]["examples"] = [quoted]
+    (ones_own / "report.json").write_text(json.dumps(report))
+    publish(ones_own, dry_run=True, out=tmp_path / "dry")
+    assert {file.name for file in (tmp_path / "dry").iterdir()} == PUBLISHED
+    for file in (tmp_path / "dry").iterdir():
+        assert b"Somebody wrote this." not in file.read_bytes(), file
+
+
 def test_published_again_the_same_run_changes_nothing(hub, publish):
     first = publish()
     hub.asked.clear()
@@ -62,9 +75,9 @@ def test_published_again_the_same_run_changes_nothing(hub, publish):
 
 
 def test_another_student_in_the_same_place_leaves_nothing_of_the_first(hub, publish, ones_own):
-    (ones_own / "report.html").write_text("<p>figures</p>")
+    (ones_own / "student" / "cb" / "chat_template.jinja").write_text("{{ messages }}")
     publish(ones_own)
-    assert "report.html" in hub.repositories[TO].files
+    assert "chat_template.jinja" in hub.repositories[TO].files
     publish(task="copa")
     repository = hub.repositories[TO]
     assert set(repository.files) == PUBLISHED | {".gitattributes"}

@@ -1,9 +1,22 @@
 """Scores with error bars, compression, and the verdict against a matched baseline."""
 
-from distill.evaluation.compression import Size, added, latency, ratios, shareable, size
+from distill.evaluation.compression import (
+    ROUNDS,
+    WARM_UP,
+    Size,
+    added,
+    latency,
+    measure,
+    ratios,
+    shareable,
+    size,
+    together,
+)
 from distill.evaluation.verdict import Interval, Resampler, interval, judge, sentence, task_score
 
 __all__ = [
+    "ROUNDS",
+    "WARM_UP",
     "Interval",
     "Resampler",
     "Size",
@@ -11,9 +24,11 @@ __all__ = [
     "interval",
     "judge",
     "latency",
+    "measure",
     "ratios",
     "sentence",
     "shareable",
     "size",
     "task_score",
+    "together",
 ]

@@ -1,5 +1,6 @@
-"""The figures of a run, and the files that show them."""
+"""The figures of a run, those of several together, and the files that show them."""
 
+from distill.report.front import Front, write_front
 from distill.report.report import Report, read_report, write_report
 
-__all__ = ["Report", "read_report", "write_report"]
+__all__ = ["Front", "Report", "read_report", "write_front", "write_report"]

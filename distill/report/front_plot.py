@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 # Told apart by lightness and shape, so that grey print and any kind of colour vision will do.
 FRONT, DOMINATED, TEACHER, QUIET = "#0B4F8A", "#B4B4B4", "#C2500A", "#6B6B6B"
 MARKERS = {"teacher": "s", "student": "o", "baseline": "^"}
-LARGEST = 900.0  # square points of the bubble that stands for the most memory
+LARGEST = 620.0  # square points of the bubble that stands for the most memory
 DISTANCES, ANGLES = (9, 14, 20, 28, 38, 50), tuple(range(0, 360, 30))
 
 
@@ -43,8 +44,8 @@ def plot_front(data: Mapping[str, Any], folder: Path) -> None:
             for side in ("top", "right"):
                 axes.spines[side].set_visible(False)
         figure.suptitle(
-            data["score_name"][:1].upper() + data["score_name"][1:],
-            x=0.055,
+            f"Pareto front of {len(data['runs'])} runs: {data['score_name']}",
+            x=0.05,
             y=0.975,
             ha="left",
             fontsize=12,
@@ -56,14 +57,14 @@ def plot_front(data: Mapping[str, Any], folder: Path) -> None:
             notes.append(f"Beyond the picture: {', '.join(outside)}.")
         lines = [line for note in notes for line in textwrap.wrap(note, 190)]
         bottom = 0.118 + 0.0215 * len(lines)
-        figure.subplots_adjust(left=0.055, right=0.925, top=0.89, bottom=bottom)
+        figure.subplots_adjust(left=0.05, right=0.895, top=0.885, bottom=bottom)
         figure.text(
             0.055, 0.02, "\n".join(lines), fontsize=7.5, color=QUIET, va="bottom", ha="left", linespacing=1.35
         )
         unnamed = set(label_points(size, _spots(data, "parameters", fronts=("parameters",))))
         unnamed |= set(label_points(cost, _spots(data, "speed", fronts=("score_speed_memory",))))
         if unnamed:
-            figure.text(0.925, 0.02, f"{len(unnamed)} names in front.csv only", fontsize=7.5, ha="right")
+            figure.text(0.98, 0.02, f"{len(unnamed)} names in front.csv only", fontsize=7.5, ha="right")
         for kind, extra in (("png", {"Software": None}), ("svg", {"Date": None})):
             aside = folder / f".writing-front.{kind}"
             figure.savefig(aside, format=kind, metadata=extra)
@@ -160,9 +161,9 @@ def _draw_costs(data: Mapping[str, Any], axes: Axes) -> None:
         fontsize=8,
         ncols=3,
         loc="lower right",
-        bbox_to_anchor=(1.0, 1.0),
-        handletextpad=0.6,
-        columnspacing=1.8,
+        bbox_to_anchor=(1.0, 1.005),
+        handletextpad=1.0,
+        columnspacing=2.2,
         labelcolor=QUIET,
     )
 
@@ -229,6 +230,8 @@ def _spots(
 def label_points(axes: Axes, spots: Sequence[tuple[str, float, float, float, str]]) -> list[str]:
     """Write each label near its point so that it covers no other label and no point; those without a place are returned.
 
+    Where there is room it covers no line either.
+
     Args:
         axes: with its limits and place in the figure settled.
         spots: label, x, y, radius of the point in typographic points, colour; the first choose first.
@@ -245,11 +248,13 @@ def label_points(axes: Axes, spots: Sequence[tuple[str, float, float, float, str
         for (cx, cy), (_, _, _, r, _) in zip(centres, spots, strict=True)
     ]
     inside = axes.get_window_extent(renderer)
+    lines = _line_boxes(axes)
     taken: list[Bbox] = []
     unnamed = []
-    for (label, x, y, radius, colour), own in zip(spots, circles, strict=True):
-        others = [circle for circle in circles if circle is not own]
-        for distance, angle in ((d, a) for d in DISTANCES for a in ANGLES):
+    for label, x, y, radius, colour in spots:
+        for distance, angle, around in (
+            (d, a, [*circles, *taken, *more]) for more in (lines, ()) for d in DISTANCES for a in ANGLES
+        ):
             across, up = math.cos(math.radians(angle)), math.sin(math.radians(angle))
             text = axes.annotate(
                 label,
@@ -261,18 +266,42 @@ def label_points(axes: Axes, spots: Sequence[tuple[str, float, float, float, str
                 fontsize=8.5,
                 color=colour,
                 zorder=6,
-                arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkA": 0, "shrinkB": radius}
+                arrowprops={
+                    "arrowstyle": "-",
+                    "color": colour,
+                    "linewidth": 0.6,
+                    "shrinkA": 0,
+                    "shrinkB": radius,
+                }
                 if distance > DISTANCES[1]
                 else None,
-            )  # fmt: skip
+            )
             box = _text_box(text, renderer)
-            if _free(box, (own, *others, *taken), inside):
+            if _free(box, around, inside):
                 taken.append(box)
                 break
             text.remove()
         else:
             unnamed.append(label)
     return unnamed
+
+
+def _line_boxes(axes: Axes) -> list[Bbox]:
+    """Where intervals and stairs run, each straight piece as a box; dotted lines across the picture are left out."""
+    from matplotlib.transforms import Bbox
+
+    boxes = []
+    for line in axes.lines:
+        path = line.get_path()
+        if line.get_marker() in ("", "None") and line.get_transform() == axes.transData:
+            corners = axes.transData.transform(path.vertices)
+            boxes += [
+                Bbox.from_extents(
+                    min(a[0], b[0]) - 1, min(a[1], b[1]) - 1, max(a[0], b[0]) + 1, max(a[1], b[1]) + 1
+                )
+                for a, b in pairwise(corners)
+            ]
+    return boxes
 
 
 def _text_box(text: Any, renderer: Any) -> Bbox:

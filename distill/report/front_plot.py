@@ -44,7 +44,7 @@ def plot_front(data: Mapping[str, Any], folder: Path) -> None:
             for side in ("top", "right"):
                 axes.spines[side].set_visible(False)
         figure.suptitle(
-            f"Pareto front of {len(data['runs'])} runs: {data['score_name']}",
+            f"Pareto front, {data['score_name']}",
             x=0.05,
             y=0.975,
             ha="left",
@@ -59,7 +59,7 @@ def plot_front(data: Mapping[str, Any], folder: Path) -> None:
         bottom = 0.118 + 0.0215 * len(lines)
         figure.subplots_adjust(left=0.05, right=0.895, top=0.885, bottom=bottom)
         figure.text(
-            0.055, 0.02, "\n".join(lines), fontsize=7.5, color=QUIET, va="bottom", ha="left", linespacing=1.35
+            0.05, 0.02, "\n".join(lines), fontsize=7.5, color=QUIET, va="bottom", ha="left", linespacing=1.35
         )
         unnamed = set(label_points(size, _spots(data, "parameters", fronts=("parameters",))))
         unnamed |= set(label_points(cost, _spots(data, "speed", fronts=("score_speed_memory",))))
@@ -150,7 +150,7 @@ def _draw_costs(data: Mapping[str, Any], axes: Axes) -> None:
         )
     _log_axis(axes, [model["speed"] for model in models])
     axes.set_xlabel("speed (examples a second at batch 32, log scale): more is better")
-    axes.set_title("Score, speed and memory (area)", loc="left", fontsize=10)
+    axes.set_title("Score against speed, memory as area", loc="left", fontsize=10)
     axes.tick_params(labelleft=False)
     for megabytes in _round_sizes(most / 1e6):
         axes.scatter(
@@ -161,7 +161,7 @@ def _draw_costs(data: Mapping[str, Any], axes: Axes) -> None:
         fontsize=8,
         ncols=3,
         loc="lower right",
-        bbox_to_anchor=(1.0, 1.005),
+        bbox_to_anchor=(1.14, 1.005),
         handletextpad=1.0,
         columnspacing=2.2,
         labelcolor=QUIET,

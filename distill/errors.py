@@ -37,5 +37,19 @@ class LossError(DistillError):
     """A loss that cannot be imported, or cannot be called as one."""
 
 
+class ResourceError(DistillError):
+    """Memory, disk space, open files or the right to write ran out. The same run can continue once there is more."""
+
+
 class NumericsError(DistillError):
-    """A NaN or an infinity, with the tensor's name and the step, raised before any weight changed."""
+    """A NaN or an infinity, with the tensor's name, the step and the example, raised before any weight changed.
+
+    Attributes:
+        row: of the loss where it was found, if it was found in one.
+        sequence: of the forward pass where it was found, if it was found inside a model.
+    """
+
+    def __init__(self, message: str, *, row: int | None = None, sequence: int | None = None):
+        super().__init__(message)
+        self.row = row
+        self.sequence = sequence

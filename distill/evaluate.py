@@ -91,8 +91,7 @@ def evaluate_model(
         "n": len(answers),
         "truncated": said.truncated,
         "diagnostic": task in DIAGNOSTICS,
-        # Nothing is trained here, so that it does not matter where else a passage of text occurs.
-        "notes": [] if task == PLAIN_TEXT.name else list(loaded.notes),
+        "notes": list(loaded.notes),
     }
 
 

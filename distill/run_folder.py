@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from distill.disk import locked
-from distill.errors import DistillError
+from distill.disk import locked, reason_of, sha256_of, whole
+from distill.errors import CheckpointError, DistillError, ResourceError
+from distill.manifest import is_sealed, sealed_text
 
 Role = Literal["teacher", "student", "baseline"]
 
@@ -34,6 +34,31 @@ class RunFolder:
     def fit(self, name: str) -> Path:
         """What is known about a finished fit."""
         return self.path / "fits" / f"{name}.json"
+
+    def write_fit(self, name: str, record: Mapping[str, Any]) -> None:
+        """Write down what is known about a finished fit, with the sha256 of its answers and of the record itself."""
+        answers = sorted((self.path / "predictions").glob(f"{name}.*"))
+        write_text(
+            self.fit(name),
+            sealed_text({**record, "answers": {path.name: sha256_of(path) for path in answers}}),
+        )
+
+    def read_fit(self, name: str) -> dict[str, Any]:
+        """What is known about a finished fit.
+
+        Raises:
+            DistillError: there is none.
+            CheckpointError: the record is damaged, or one of the answers.
+        """
+        path, again = self.fit(name), "; remove it, and `distill run` makes this fit again"
+        record = read_json(path)
+        if not is_sealed(path.read_text(encoding="utf-8")):
+            raise CheckpointError(f"{path}: is damaged (its content has another sha256){again}")
+        for answers, digest in record["answers"].items():
+            file = self.path / "predictions" / answers
+            if file.is_file() and sha256_of(file) != digest:
+                raise CheckpointError(f"{file}: is damaged (its sha256 is not the one in {path.name}){again}")
+        return record
 
     def predictions(self, name: str, task: str) -> Path:
         """A fit's answers on a task's validation examples (the RTE fit also answers the diagnostics)."""
@@ -61,14 +86,16 @@ class RunFolder:
         """Keep a second process from working in the same folder at the same time.
 
         Raises:
-            DistillError: another process is at work there, or the folder cannot be written.
+            DistillError: another process is at work there.
+            ResourceError: the folder cannot be written.
         """
         with contextlib.ExitStack() as held:
             try:
                 held.enter_context(locked(self.path))
             except OSError as error:
-                raise DistillError(
-                    f"{self.path}: cannot be written ({error.strerror}); choose another --out"
+                reason, cure = reason_of(error) or (str(error), "")
+                raise ResourceError(
+                    f"{self.path}: cannot be written ({reason}); {cure}, or choose another --out"
                 ) from error
             yield
 
@@ -81,15 +108,22 @@ def fit_name(role: Role, task: str, seed: int, member: int | None = None) -> str
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write aside and rename: a reader sees the old file or the new one, never half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".writing-{path.name}")
-    try:
-        aside.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(aside, path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise DistillError(f"{path}: cannot be written ({error.strerror}); free some space there") from error
+    """Write one object as `write_text` writes.
+
+    Raises:
+        ResourceError: it cannot be written; the old file stands.
+    """
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write aside and rename: a reader sees the old file or the new one, never half of one.
+
+    Raises:
+        ResourceError: it cannot be written; the old file stands.
+    """
+    with whole(path) as aside:
+        aside.write_text(text, encoding="utf-8")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -129,14 +129,17 @@ class Rows:
         return self._computable(self.detached_teacher())
 
     def detached_teacher(self) -> Tensor:
-        """Return the teacher's logits as they came, detached. Often made in inference mode, which autograd will not keep.
+        """Return the teacher's logits, detached. Often made in inference mode, which autograd will not keep.
+
+        They are as they came, unless they would be computed in another precision than the student's.
 
         Raises:
             ValueError: there are no teacher logits.
         """
         if self.teacher is None:
             raise ValueError("this loss compares with a teacher, but rows.teacher is None")
-        return self.teacher.detach()
+        teacher_NV, dtype = self.teacher.detach(), self._empty().dtype
+        return teacher_NV if wide(teacher_NV[:0]).dtype == dtype else teacher_NV.to(dtype)
 
     def sparse_teacher(self) -> SparseTeacher:
         """Return the kept part of the teacher in the dtype of `student_logits`, rows of weight 0 blanked.
@@ -234,7 +237,8 @@ def _refuse(name: str, wrong_N: Tensor, found_N: Tensor, expected: str) -> None:
         row = int(wrong_N.nonzero()[0])
         raise NumericsError(
             f"{name}: row {row} of {len(wrong_N)}: expected {expected}, got {float(found_N[row])} "
-            f"({int(wrong_N.sum())} such rows)"
+            f"({int(wrong_N.sum())} such rows)",
+            row=row,
         )
 
 

@@ -8,10 +8,14 @@ import os
 import runpy
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from torch import nn
 
 # Before torch is imported, here or in a process that a test starts: on small models two threads wait for each other
 # more than they compute, and on a busy machine many times more.
@@ -109,3 +113,40 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def model_state() -> Callable[[nn.Module], dict[str, Any]]:
+    """A function that writes down all there is to a model: sha256 of every tensor, modes, flags, gradients, hooks."""
+    import copy
+    import hashlib
+
+    import torch
+
+    def digest(tensor: torch.Tensor) -> str:
+        data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        return f"{tensor.dtype} {tuple(tensor.shape)} {hashlib.sha256(data.numpy().tobytes()).hexdigest()}"
+
+    def state(model: nn.Module) -> dict[str, Any]:
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        tensors = parameters | dict(model.named_buffers(remove_duplicate=False))
+        modules = dict(model.named_modules())
+        settings = [getattr(model, name, None) for name in ("config", "generation_config")]
+        return {
+            "tensors": {name: digest(tensor) for name, tensor in tensors.items()},
+            "identity": {name: id(tensor) for name, tensor in tensors.items()},
+            "training": {name: module.training for name, module in modules.items()},
+            "requires_grad": {name: tensor.requires_grad for name, tensor in tensors.items()},
+            "gradients": {name for name, parameter in parameters.items() if parameter.grad is not None},
+            "hooks": {
+                (name, hook)
+                for name, module in modules.items()
+                for hooks in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)
+                for hook in hooks.values()
+                # Transformers installs its own when hidden states are first asked for, and leaves them there.
+                if not hook.__module__.startswith("transformers.")
+            },
+            "settings": copy.deepcopy([None if each is None else each.to_dict() for each in settings]),
+        }
+
+    return state

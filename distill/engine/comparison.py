@@ -60,6 +60,7 @@ class Turn:
         student: asked again where the comparison needs it to read the text otherwise.
         teacher: asked about the same examples in its own tokens.
         models: both models' shapes, where a term looks inside.
+        group: of each example, for batch-wise losses; None is one group.
     """
 
     batch: Batch
@@ -68,6 +69,7 @@ class Turn:
     student: Callable[[Batch], Prediction]
     teacher: Callable[[Batch], Prediction | SparsePrediction]
     models: ModelPair | None = None
+    group: Sequence[int] | None = None
 
 
 class Comparison(ABC):
@@ -96,7 +98,7 @@ class Comparison(ABC):
 
     def _read(self, turn: Turn) -> Batch:
         """The examples of a forward pass in the teacher's tokens."""
-        return self.theirs.batch(turn.batch.index_B.tolist(), epoch=turn.epoch)
+        return self.theirs.batch(turn.batch.index_B.tolist(), turn.group, epoch=turn.epoch)
 
     def _counted(self, batch: Batch) -> CountedRows:
         assert batch.rows_BT is not None  # noqa: S101 - of a language model

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -331,7 +331,7 @@ def preflight(
     """Measure what a training will be like, on its longest batch and on one of usual size.
 
     Args:
-        engine: about to run, and left as it is.
+        engine: about to run, and left as it is, but for the examples of a forward pass that memory does not hold.
         name: of the student.
         tokens: how the teacher's tokens differ.
         baseline: whether the same student will also be trained on the labels alone.
@@ -341,6 +341,7 @@ def preflight(
     Raises:
         DataError: there is no supervised token in the whole training set.
         RecipeError: the gradient is not finite.
+        ResourceError: memory does not hold the smallest forward pass; one that can be smaller is, from now on.
     """
     supervision = supervision_of(engine.features)
     if not supervision.rows:
@@ -348,10 +349,15 @@ def preflight(
             f"preflight: {name}: none of {supervision.examples:,} training examples has a supervised token; raise "
             "data.max_length, so that prompts leave room for what is to be learnt"
         )
-    with _untouched(engine):
+
+    def measured() -> tuple[Memory, float, Gradient, Duration]:
         memory, norm = _memory(engine)
         usual, padding = _usual_batch(engine)
         gradient = gradient_of(engine, usual)
+        return memory, norm, gradient, _duration(engine, usual, padding, baseline=baseline)
+
+    with _untouched(engine):
+        memory, norm, gradient, duration = engine.within_memory(f"preflight: {name}", measured)
         broken = [term for term, each in gradient.norms.items() if not math.isfinite(each)]
         if broken or not math.isfinite(norm):
             raise RecipeError(
@@ -360,7 +366,6 @@ def preflight(
                     "look for weights of student or teacher that are not, lower loss weights, or use precision: fp32"
                 ]
             )
-        duration = _duration(engine, usual, padding, baseline=baseline)
         found = None
         if scores is not None:
             engine.student.model.train(mode=False)
@@ -477,14 +482,15 @@ def _memory(engine: Engine) -> tuple[Memory, float]:
     """What the training will hold at most, and the norm of the gradient of its longest batch."""
     parameters = [parameter for _, parameter in engine._trained()]
     trained = [parameter for parameter in parameters if parameter.requires_grad]
-    accumulated = min(engine.plan.accumulation, 2)  # from the second on gradients stand beside activations
+    held, share = engine.plan.held, engine.plan.batch // engine.plan.devices
+    accumulated = 2 if share > held else 1  # from the second on gradients stand beside activations
     lengths = engine.features.lengths
     longest = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-    batch = longest[: engine.plan.micro_batch * accumulated]
+    batch = longest[: held * accumulated]
     weights, gradients = _size(parameters), _size(trained)
     peak = _Peak(engine.accelerator.device)
     whole = engine._rows_of(batch)
-    for micro in engine.plan.micro_batches(batch, 0):
+    for micro in replace(engine.plan, devices=1).micro_batches(batch, 0):
         torch.autograd.backward(_loss(engine, micro, whole))
     most = peak.read()
     norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])

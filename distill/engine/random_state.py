@@ -14,14 +14,26 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+def own_random(accelerator: Accelerator) -> dict[str, Tensor]:
+    """The generator states of this process, by the kind of device."""
+    mine = {"cpu": torch.get_rng_state()}
+    if accelerator.device.type == "cuda":
+        mine["cuda"] = torch.cuda.get_rng_state(accelerator.device)
+    return mine
+
+
+def restore_own(accelerator: Accelerator, states: Mapping[str, Tensor]) -> None:
+    """Put this process's generators where they were."""
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], accelerator.device)
+
+
 def random_tensors(accelerator: Accelerator) -> dict[str, Tensor]:
     """The generator states of every process, on the main process."""
     from accelerate.utils import gather_object
 
-    mine = {"cpu": torch.get_rng_state()}
-    if accelerator.device.type == "cuda":
-        mine["cuda"] = torch.cuda.get_rng_state(accelerator.device)
-    states = gather_object([mine])
+    states = gather_object([own_random(accelerator)])
     return {f"{name}.{rank}": state for rank, named in enumerate(states) for name, state in named.items()}
 
 
@@ -34,11 +46,10 @@ def restore_random(accelerator: Accelerator, tensors: Mapping[str, Tensor]) -> N
     rank = accelerator.process_index
     wanted = ["cpu", *(["cuda"] if accelerator.device.type == "cuda" else [])]
     missing = [name for name in wanted if f"{name}.{rank}" not in tensors]
-    if missing:
+    held = sum(name.startswith("cpu.") for name in tensors)
+    if missing or held != accelerator.num_processes:
         raise CheckpointError(
-            f"the checkpoint holds no {missing[0]} random state for process {rank}: continue with as many processes "
-            "and the same kind of device as it was made with"
+            f"the checkpoint is of {held} processes{f' and holds no {missing[0]} random state' if missing else ''}: "
+            "continue with as many processes and the same kind of device as it was made with"
         )
-    torch.set_rng_state(tensors[f"cpu.{rank}"])
-    if "cuda" in wanted:
-        torch.cuda.set_rng_state(tensors[f"cuda.{rank}"], accelerator.device)
+    restore_own(accelerator, {name: tensors[f"{name}.{rank}"] for name in wanted})

@@ -36,6 +36,8 @@ class Resampler:
     """Scores of several models on the same resampled examples and seeds, so that they can be compared in pairs.
 
     Every resample draws the units of each task, and the seeds, with replacement; the same draw serves every model.
+    Of S seeds it draws S − 1 (Rao and Wu 1988): drawing S of so few makes the spread between them too small,
+    to (S − 1)/S of its variance, and calls chance a gain too often.
 
     Args:
         units: number of units by task.
@@ -48,7 +50,8 @@ class Resampler:
             task: generator.multinomial(count, np.full(count, 1 / count), size=resamples).astype(np.float32)
             for task, count in units.items()
         }
-        self._seeds_RS = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples) / seeds
+        drawn = max(seeds - 1, 1)
+        self._seeds_RS = generator.multinomial(drawn, np.full(seeds, 1 / seeds), size=resamples) / drawn
 
     def scores(self, answers: Mapping[str, Sequence[Sequence[Answer]]]) -> dict[str, Floats]:
         """Resampled score in points by task, `[R]`, averaged over resampled seeds. `answers[task][seed]`."""

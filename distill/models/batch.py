@@ -82,7 +82,9 @@ class Features:
     Args:
         features: per example, per choice: the tokenizer's output without padding. One choice for classification.
         labels: gold classes, or None for unlabelled data.
-        tokenizer: decides pad ids and padding side.
+        tokenizer: decides pad ids. Padding stands behind a text, whatever the tokenizer was set to: in front of it, it
+            would shift the positions that BERT or GPT-2 counts from 0, by as much as the batch is longer. It stands
+            in front where the tokenizer's class says so (XLNet, which reads its answer off the last position).
         truncated: how many examples lost tokens when they were encoded.
     """
 
@@ -102,7 +104,7 @@ class Features:
         self.labels = labels
         self.truncated = truncated
         self.lengths = [max(len(choice["input_ids"]) for choice in choices) for choices in features]
-        self._left = tokenizer.padding_side == "left"
+        self._left = type(tokenizer).padding_side == "left"
         self._pad = {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id}
 
     def __len__(self) -> int:

@@ -77,7 +77,8 @@ class TrainRecipe:
         warmup_steps: Linear warm-up: below 1 a share of all steps, else optimizer steps. Default 0.1.
         lr_scheduler_type: What follows the warm-up: "linear" (to 0), "cosine" (to 0) or "constant".
         max_grad_norm: Clip the gradient's global L2 norm to this; null: no clipping. Default 1.
-        per_device_train_batch_size: Examples a forward pass on each device. Default 16.
+        per_device_train_batch_size: Examples a forward pass on each device; where memory runs out half as many, the batch
+            and its gradient staying the same. Default 16.
         gradient_accumulation_steps: Forward passes an optimizer step. Default 1.
         per_device_eval_batch_size: Examples a forward pass in evaluation. Default 64.
         eval_steps: Evaluate every so many optimizer steps. Default: only at the end.

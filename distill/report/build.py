@@ -172,7 +172,7 @@ def _language_figures(task: str, by_seed: Sequence[Sequence[Answer]]) -> dict[st
 
 def _fits(folder: RunFolder, recipe: Recipe, role: Role, task: str) -> list[dict[str, Any]]:
     seeds = recipe.seeds[:1] if role == "teacher" else recipe.seeds
-    return [read_json(folder.fit(fit_name(role, task, seed))) for seed in seeds]
+    return [folder.read_fit(fit_name(role, task, seed)) for seed in seeds]
 
 
 def _answers(folder: RunFolder, recipe: Recipe, role: Role, owner: str, task: str) -> list[Sequence[Answer]]:
@@ -193,6 +193,7 @@ def _warnings(report: Mapping[str, Any], recipe: Recipe, tasks: Sequence[str]) -
         )
     for facts in report["data"]["tasks"].values():
         lines += facts["notes"] if facts["partial"] else []
+    lines += _overlap_warning(report["data"]["tasks"])
     for task in tasks:
         block = report["teacher"]["tasks"][task]
         majority = 100 * float(np.mean(list(block["majority"].values())))
@@ -223,6 +224,19 @@ def _warnings(report: Mapping[str, Any], recipe: Recipe, tasks: Sequence[str]) -
             "many steps over the same examples, all of them on the data: the gain is that of both differences."
         )
     return lines
+
+
+def _overlap_warning(data: Mapping[str, Any]) -> list[str]:
+    """One line on all tasks whose validation examples stand in training too."""
+    shared = []
+    for name, facts in data.items():
+        found = facts.get("overlap", {"passages": 0})  # not counted by earlier versions
+        if found["passages"]:
+            whole = f" ({found['examples']:,} of them as a whole)" if found["examples"] else ""
+            shared.append(f"{TASKS[name].title} {found['passages']:,} of {facts['validation']:,}{whole}")
+    return (
+        [f"Validation examples whose longest text is in training too: {', '.join(shared)}."] if shared else []
+    )
 
 
 def _preflight_warnings(folder: RunFolder, tasks: Sequence[str]) -> list[str]:

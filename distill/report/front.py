@@ -17,7 +17,7 @@ from distill.errors import DataError, MismatchError
 from distill.report.build import build_report
 from distill.report.pareto import pareto
 from distill.report.published import published_for
-from distill.run_folder import RunFolder, write_json
+from distill.run_folder import RunFolder, write_json, write_text
 from distill.tasks import SUPERGLUE, TASKS
 
 # What is compared with the score, and whether more of it is better.
@@ -79,15 +79,15 @@ def write_front(folders: Iterable[str | Path], out: str | Path, *, baselines: bo
     Raises:
         MismatchError: the runs cannot be compared; a line each says which and why.
         DataError: no run is finished, or one was measured by a version that measured less.
+        ResourceError: a file cannot be written.
     """
     from distill.report.front_plot import plot_front
 
     runs, left_out = finished_runs(folders)
     front = Front(Path(out), build_front(runs, baselines=baselines) | {"left_out": left_out})
-    front.folder.mkdir(parents=True, exist_ok=True)
     plot_front(front.data, front.folder)
-    (front.folder / "front.csv").write_text(_csv(front.data), encoding="utf-8")
-    (front.folder / "front.md").write_text(front.to_markdown(), encoding="utf-8")
+    write_text(front.folder / "front.csv", _csv(front.data))
+    write_text(front.folder / "front.md", front.to_markdown())
     write_json(front.folder / "front.json", front.data)
     return front
 

@@ -9,6 +9,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distill.disk import whole
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.transforms import Bbox
@@ -66,9 +68,8 @@ def plot_front(data: Mapping[str, Any], folder: Path) -> None:
         if unnamed:
             figure.text(0.98, 0.02, f"{len(unnamed)} names in front.csv only", fontsize=7.5, ha="right")
         for kind, extra in (("png", {"Software": None}), ("svg", {"Date": None})):
-            aside = folder / f".writing-front.{kind}"
-            figure.savefig(aside, format=kind, metadata=extra)
-            aside.replace(folder / f"front.{kind}")
+            with whole(folder / f"front.{kind}") as aside:
+                figure.savefig(aside, format=kind, metadata=extra)
         pyplot.close(figure)
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from distill.disk import whole
+
 # Colour-blind safe (Okabe and Ito 2008), and told apart by shape as well.
 LOOKS = {
     "teacher": ("#0072B2", "s", "teacher"),
@@ -62,10 +64,11 @@ def plot_compression(report: Mapping[str, Any], path: Path) -> None:
         axes.spines[side].set_visible(False)
     axes.legend(frameon=False, fontsize=9, loc="best")
     figure.tight_layout()
-    aside = path.with_name(f".writing-{path.name}")
-    figure.savefig(aside, format="png")
-    aside.replace(path)
-    pyplot.close(figure)
+    try:
+        with whole(path) as aside:
+            figure.savefig(aside, format="png")
+    finally:
+        pyplot.close(figure)
 
 
 def _ticks(largest: float) -> list[float]:

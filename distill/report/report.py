@@ -10,7 +10,7 @@ from distill.disk import refuse_links_out
 from distill.report.build import build_report
 from distill.report.markdown import to_markdown
 from distill.report.plot import plot_compression
-from distill.run_folder import RunFolder, read_json, write_json
+from distill.run_folder import RunFolder, read_json, write_json, write_text
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,12 @@ def write_report(folder: str | Path) -> Report:
 
     Raises:
         DistillError: the run is not finished, or one of its files is damaged.
+        ResourceError: one of the three cannot be written; an older one stands.
     """
     run_folder = RunFolder(folder)
     refuse_links_out(run_folder.path)
     report = Report(run_folder.path, build_report(run_folder))
     plot_compression(report.data, run_folder.path / "compression.png")
-    (run_folder.path / "report.md").write_text(report.to_markdown(), encoding="utf-8")
+    write_text(run_folder.path / "report.md", report.to_markdown())
     write_json(run_folder.report, report.data)
     return report

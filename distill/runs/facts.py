@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill.engine.reading import reading_for
@@ -14,14 +16,18 @@ from distill.models.loading import load_model, load_tokenizer
 from distill.models.source import ModelSource, find_trained, find_trusted
 from distill.recipe import Recipe, TaskName
 from distill.run_folder import RunFolder
-from distill.tasks import TASKS, TaskData
+from distill.tasks import DIAGNOSTICS, TASKS, Example, TaskData, overlap
 
 if TYPE_CHECKING:
     import torch
 
 
 def data_facts(recipe: Recipe, data: dict[str, TaskData]) -> dict[str, Any]:
-    """Per task: how many examples, the majority row, what is incomplete, and the digest of the content."""
+    """Per task: how many examples, the majority row, what is incomplete or occurs in training too, and the digest."""
+
+    def training(name: str) -> list[Example]:
+        return data["rte" if name in DIAGNOSTICS else name].train
+
     return {
         "source": recipe.data.source,
         "tasks": {
@@ -33,6 +39,7 @@ def data_facts(recipe: Recipe, data: dict[str, TaskData]) -> dict[str, Any]:
                 "partial": task.partial,
                 "portion": task.portion,
                 "notes": list(task.notes),
+                "overlap": asdict(overlap(training(name), task.validation)),
                 "sha256": task.sha256,
             }
             for name, task in data.items()
@@ -86,7 +93,8 @@ def measurements(
         return measure(models, features, device)
 
     weights: dict[str, dict[str, torch.Tensor]] = {
-        name: load_file(weights_file(folder.model("student", name))) for name in recipe.data.tasks
+        name: load_file(weights_file(Path(find_trained(folder.model("student", name), trusted).location)))
+        for name in recipe.data.tasks
     }
     found = taking_turns("student", "teacher0")
     for number in range(1, len(parts)):  # which need not fit into memory together

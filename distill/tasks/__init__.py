@@ -3,6 +3,7 @@
 from .completions import EncodedCompletions, chat_template_sha256, encode_completions, scored
 from .encoding import Encoded, encode
 from .formats import Completion, Framed, TextToText
+from .overlap import Overlap, overlap
 from .passages import load_text
 from .predictions import read_predictions, write_predictions
 from .score import mean_score, score_name, superglue_score
@@ -24,6 +25,7 @@ __all__ = [
     "EncodedTextToText",
     "Example",
     "Framed",
+    "Overlap",
     "Task",
     "TaskData",
     "TextToText",
@@ -34,6 +36,7 @@ __all__ = [
     "load_task",
     "load_text",
     "mean_score",
+    "overlap",
     "read_predictions",
     "score_name",
     "scored",

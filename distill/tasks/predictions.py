@@ -3,11 +3,11 @@
 import json
 import math
 import os
-import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
+from distill.disk import whole
 from distill.errors import DataError, NumericsError
 
 from .row import Row, parsed
@@ -19,35 +19,23 @@ def write_predictions(path: str | os.PathLike[str], answers: Iterable[Answer]) -
 
     Raises:
         NumericsError: a logit is NaN or infinite; nothing is written.
+        ResourceError: the file cannot be written; an older one stands.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            for answer in answers:
-                logits = [float(logit) for logit in answer.logits]
-                if not all(math.isfinite(logit) for logit in logits):
-                    raise NumericsError(
-                        f"{target}: example {answer.id}: the logits are {logits}, expected finite numbers"
-                    )
-                fields = asdict(answer) | {
-                    "logits": logits,
-                    "gold": None if answer.gold is None else int(answer.gold),
-                }
-                if answer.text is None:
-                    del fields["text"]
-                file.write(json.dumps(fields, ensure_ascii=False, allow_nan=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes files that only their owner can read; predictions are as public as their folder.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with whole(target) as aside, aside.open("w", encoding="utf-8") as file:
+        for answer in answers:
+            logits = [float(logit) for logit in answer.logits]
+            if not all(math.isfinite(logit) for logit in logits):
+                raise NumericsError(
+                    f"{target}: example {answer.id}: the logits are {logits}, expected finite numbers"
+                )
+            fields = asdict(answer) | {
+                "logits": logits,
+                "gold": None if answer.gold is None else int(answer.gold),
+            }
+            if answer.text is None:
+                del fields["text"]
+            file.write(json.dumps(fields, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_predictions(path: str | os.PathLike[str]) -> list[Answer]:

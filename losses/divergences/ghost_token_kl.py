@@ -141,4 +141,4 @@ def _among_the_others(index_NK: Tensor, kept_NK: Tensor, student: Softmax) -> tu
     top_N1 = others_NV.amax(-1, keepdim=True)
     share_NV = (others_NV - top_N1).softmax(-1)
     normaliser_N1 = (student.largest_N1 / share_NV.amax(-1, keepdim=True)).log()
-    return (top_N1 - student.top_N1) + normaliser_N1, share_NV
+    return top_N1 + normaliser_N1, share_NV

@@ -344,7 +344,8 @@ class PairedActivations:
                         looking = f" looking at {last}" if part.name == "attention" else ""
                         raise NumericsError(
                             f"{whose}'s {part.name} of layer {layer}: sequence {sequence} of {len(tensor)}, position "
-                            f"{position}{looking}: expected finite numbers, got {int(wrong.sum())} that are not"
+                            f"{position}{looking}: expected finite numbers, got {int(wrong.sum())} that are not",
+                            sequence=sequence,
                         )
         if self.teacher_tokens is not None:
             self._check_teacher_tokens(self.teacher_tokens, query_ST.any(-1))

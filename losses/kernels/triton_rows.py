@@ -216,7 +216,7 @@ def _softmax(
     shifted_V = tl.math.div_rn(logit_V - top, temperature)
     # Not by `maximum`, which would make a number of NaN.
     shifted_V = tl.where(shifted_V < _FLOOR, _FLOOR, shifted_V)
-    return Softmax(shifted_V, 0.0, tl.exp(shifted_V) * largest, largest, tl.log(largest))
+    return Softmax(shifted_V, tl.exp(shifted_V) * largest, largest, tl.log(largest))
 
 
 @triton.jit

@@ -24,7 +24,6 @@ class Softmax(NamedTuple):
     """One side of a comparison, with the names that `softmax.Softmax` gives its parts."""
 
     logits_NV: tl.tensor
-    top_N1: tl.tensor
     probability_NV: tl.tensor
     largest_N1: tl.tensor
     offset_N1: tl.tensor

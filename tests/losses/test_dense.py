@@ -41,7 +41,7 @@ def value_and_gradient(loss, rows: Rows, overwrite: bool = False) -> tuple[torch
 def test_the_cut_into_buffers_changes_nothing(row_wise_loss, monkeypatch):
     rows = random_rows()
     whole = value_and_gradient(row_wise_loss, rows)
-    for buffer_rows in (1, 4, 5):
+    for buffer_rows in (1, 4, 7, len(rows)):
         monkeypatch.setitem(dense._BUFFER_BYTES, "cpu", buffer_rows * 50 * 4)
         for mine, theirs in zip(value_and_gradient(row_wise_loss, rows), whole, strict=True):
             assert torch.equal(mine, theirs)
@@ -186,4 +186,4 @@ def test_a_large_vocabulary_in_bfloat16_agrees_with_float64_on_the_same_numbers(
     exact = Rows(student=student.double(), teacher=teacher.double(), label=label)
     values = row_wise_loss(coarse)
     assert values.dtype == torch.float32
-    torch.testing.assert_close(values.double(), row_wise_loss(exact), rtol=1e-4, atol=0)
+    torch.testing.assert_close(values.double(), row_wise_loss(exact), rtol=5e-5, atol=1e-6)

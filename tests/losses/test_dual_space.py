@@ -13,7 +13,7 @@ import pytest
 import torch
 from distill.losses.features import dual_space as module_of_loss
 from distill.losses.features import dual_space_maps
-from distill.losses.features.dual_space_maps import DualSpaceMaps, preserving
+from distill.losses.features.dual_space_maps import DualSpaceMaps, preserving, spread
 from pydantic import TypeAdapter
 from torch import Tensor
 
@@ -798,3 +798,14 @@ def test_training_brings_both_spaces_together(crossed):
         seen.append([float(part.detach().mean()) for part in parts[:3]])
     for first, last in zip(seen[0], seen[-1], strict=True):
         assert last < 0.6 * first
+
+
+def test_the_spread_is_the_standard_deviation_of_a_sequences_numbers():
+    values_MD = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    sequence_M = torch.tensor([0, 0, 1, 0, 1])
+    one_MM = (sequence_M[:, None] == sequence_M).double()
+    expected = [float(values_MD[sequence_M == number].std()) for number in sequence_M.tolist()]
+    assert spread(values_MD, one_MM).squeeze(1).tolist() == pytest.approx(expected, rel=1e-12)
+    # Of equal numbers, or of one, there is none: what is divided by it stays as it is.
+    assert spread(torch.full((1, 1), 3.0), torch.ones(1, 1)).tolist() == [[1.0]]
+    assert spread(torch.full((2, 4), 3.0), torch.eye(2)).tolist() == [[1.0], [1.0]]

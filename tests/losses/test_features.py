@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from distill.losses.features.hidden_states import _direction
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
@@ -433,6 +434,8 @@ def test_losses_follow_the_origin_and_their_own_layers():
     assert Relations(layers=None).pairs(models) == models.layer_map
     with pytest.raises(ValueError, match="the teacher has no layer 6; its 6 are 0 to 5"):
         AttentionMaps(layers=((0, 6),)).pairs(models)
+    with pytest.raises(ValueError, match="the student has no layer 3; its 3 are 0 to 2"):
+        AttentionMaps(layers=((3, 5),)).pairs(models)
 
 
 def test_a_total_wants_what_its_terms_want():
@@ -610,3 +613,10 @@ def test_shapes_that_do_not_belong_together_are_named():
         Rows(student=torch.zeros(3, 2), activations=activations)
     with pytest.raises(ValueError, match=r"token must have shape \(3,\), got \(4,\)"):
         Rows(student=torch.zeros(3, 2), activations=replace(activations, token=torch.arange(4)))
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-3, 1.0, 1e30])
+def test_a_direction_is_the_same_for_vectors_whose_squares_float32_cannot_hold(size):
+    vector_H = torch.tensor([3.0, -4.0, 0.0])
+    torch.testing.assert_close(_direction(size * vector_H), torch.tensor([0.6, -0.8, 0.0]), rtol=1e-6, atol=0)
+    assert _direction(torch.zeros(3)).tolist() == [0, 0, 0]

@@ -77,6 +77,9 @@ def test_a_result_says_whether_it_converged():
     hasty = solve(TransportProblem(cost, fifth, fifth, 0.01), iterations=1, tolerance=1e-3)
     patient = solve(TransportProblem(cost, fifth, fifth, 0.1), iterations=3000, tolerance=1e-9)
     assert (hasty.iterations, bool(hasty.converged)) == (1, False)
+    # What is misplaced may come up to the tolerance.
+    problem = TransportProblem(cost, fifth, fifth, 0.01)
+    assert bool(solve(problem, iterations=1, tolerance=float(hasty.error)).converged)
     assert (patient.iterations, bool(patient.converged)) == (3000, True)
     f, g = patient.potentials
     torch.testing.assert_close(((f[:, None] + g[None] - cost) / 0.1).exp(), patient.plan, rtol=1e-10, atol=0)

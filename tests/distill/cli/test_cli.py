@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -385,3 +386,54 @@ def test_a_stopped_run_says_how_to_continue_and_does(small, tmp_path, distill, n
     assert "the same command continues" in errors
     assert "Traceback" not in errors
     assert distill(*command[3:]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            MemoryError("Unable to allocate 8.00 EiB for an array"),
+            "out of memory (Unable to allocate 8.00 EiB for an array); lower train.per_device_train_batch_size, "
+            "train.per_device_eval_batch_size or data.max_length, or take smaller models",
+        ),
+        (
+            OSError(errno.EMFILE, "Too many open files", "/data/x"),
+            "/data/x: Too many open files; raise the limit on open files (ulimit -n), then run again to continue",
+        ),
+        (
+            Exception("No space left on device (os error 28)"),
+            "a file: No space left on device; free some space there, then run again to continue",
+        ),
+    ],
+    ids=["memory", "open files", "space"],
+)
+def test_what_runs_out_anywhere_is_one_line(distill, small, monkeypatch, error, line):
+    import distill.runs as runs
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(runs, "run", fail)
+    ended = distill("run", str(small))
+    assert (ended.returncode, ended.stderr) == (1, f"distill: {line}\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this platform has no /dev/full")
+def test_output_to_a_full_disk_is_one_line(tmp_path):
+    command = [sys.executable, "-P", "-m", "distill"]
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [*command, "recipes"], stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path, check=False
+        )
+        assert (ended.returncode, ended.stderr) == (
+            1,
+            "distill: standard output: cannot be written (No space left on device)\n",
+        )
+        ended = subprocess.run(
+            [*command, "check", "no-such-recipe"],
+            stdout=subprocess.PIPE,
+            stderr=full,
+            cwd=tmp_path,
+            check=False,
+        )
+        assert (ended.returncode, ended.stdout) == (2, b"")

@@ -104,6 +104,21 @@ def test_several_seeds_widen_the_interval_when_they_disagree():
     assert width(judge(torn, base)) > 1.3 * width(judge(steady, base))
 
 
+@pytest.mark.parametrize("accuracies", [(0.6, 0.9), (0.5, 0.7, 0.9), (0.4, 0.5, 0.8, 0.8, 1.0)])
+def test_resampled_means_vary_as_means_of_seeds_do(accuracies):
+    """With so many examples that these say nothing more: the variance of a mean of S seeds, s² / S."""
+    count = 20_000
+    by_seed = [
+        [Answer(str(i), str(i), 1, (0.0, 1.0) if i < accuracy * count else (1.0, 0.0)) for i in range(count)]
+        for accuracy in accuracies
+    ]
+    resampler = Resampler({"rte": count}, len(accuracies), resamples=1000)
+    found = resampler.scores({"rte": by_seed})["rte"]
+    expected = np.var([100 * accuracy for accuracy in accuracies], ddof=1) / len(accuracies)
+    assert np.mean(found) == pytest.approx(100 * np.mean(accuracies), abs=1)
+    assert np.var(found) == pytest.approx(expected, rel=0.15)
+
+
 def test_tasks_weigh_alike_whatever_their_size():
     student = {"rte": [answers(400, 0.9, 1)], "cb": [cb_answers(50, 0.5, 1)]}
     baseline = {"rte": [answers(400, 0.7, 2)], "cb": [cb_answers(50, 0.5, 1)]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import re
 import shutil
@@ -312,6 +313,19 @@ def test_a_folder_without_a_finished_run_has_no_report_and_says_what_is_missing(
         write_report(unfinished)
 
 
+def test_a_report_is_not_made_of_damaged_answers(short, ones_own):
+    path = ones_own / "predictions" / "student-cb-seed0.cb.jsonl"
+    text = path.read_text()
+    path.write_text(text.replace("1", "2", 1))
+    for use in (lambda: write_report(ones_own), lambda: run(short, ones_own)):
+        with pytest.raises(
+            CheckpointError, match=r"student-cb-seed0\.cb\.jsonl: is damaged .*; remove it, and"
+        ):
+            use()
+    path.write_text(text)
+    write_report(ones_own)
+
+
 def test_a_finished_run_needs_neither_its_data_nor_its_teacher_to_be_reported(finished, tmp_path):
     moved = tmp_path / "moved"
     shutil.copytree(finished.folder, moved)
@@ -322,6 +336,72 @@ def test_a_finished_run_needs_neither_its_data_nor_its_teacher_to_be_reported(fi
     expected = {key: value for key, value in finished.data.items() if key != "recipe_sha256"}
     found = write_report(moved).data
     assert {key: value for key, value in found.items() if key != "recipe_sha256"} == expected
+
+
+def test_every_score_of_the_report_is_that_of_the_stored_predictions(finished, tmp_path):
+    """Written anew without the old report it is the same file; scikit-learn finds the same scores in the predictions."""
+    from sklearn.metrics import accuracy_score, f1_score
+
+    again = Path(shutil.copytree(finished.folder, tmp_path / "again"))
+    for name in ("report.json", "report.md", "compression.png", "metrics.jsonl"):
+        (again / name).unlink()
+    write_report(again)
+    for name in ("report.json", "report.md"):
+        assert (again / name).read_bytes() == (finished.folder / name).read_bytes()
+
+    means = {"student": [], "baseline": []}
+    for role, task, seed in itertools.product(means, ("cb", "copa", "rte"), (0, 1)):
+        file = finished.folder / "predictions" / f"{role}-{task}-seed{seed}.{task}.jsonl"
+        stored = [json.loads(line) for line in file.read_text().splitlines()]
+        gold, said = [row["gold"] for row in stored], [int(np.argmax(row["logits"])) for row in stored]
+        scores = {"accuracy": accuracy_score(gold, said)}
+        if task == "cb":
+            scores["macro_f1"] = f1_score(gold, said, average="macro", labels=range(3), zero_division=0)
+        block = finished.data[role]["tasks"][task]
+        for name, value in scores.items():
+            assert block["per_seed"][name][seed] == pytest.approx(value, abs=1e-12)
+        means[role].append(100 * np.mean(list(scores.values())))
+    for role, found in means.items():
+        assert finished.data[role]["score"]["mean"] == pytest.approx(np.mean(found), abs=1e-9)
+    gain = np.mean(means["student"]) - np.mean(means["baseline"])
+    assert finished.data["verdict"]["gain"] == pytest.approx(gain, abs=1e-9)
+
+    file = again / "predictions" / "student-rte-seed1.rte.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    rows[3]["logits"].reverse()
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    changed = write_report(again).data["student"]["tasks"]["rte"]["per_seed"]["accuracy"]
+    before = finished.data["student"]["tasks"]["rte"]["per_seed"]["accuracy"]
+    assert changed[0] == before[0]
+    assert abs(changed[1] - before[1]) == pytest.approx(1 / len(rows))
+
+
+def test_validation_examples_that_training_holds_are_in_the_report(finished, official_folder, tmp_path):
+    """The small tasks tell one of eight premises, so that training holds nearly every one."""
+    from distill.tasks import load_task, overlap
+
+    found = finished.data["data"]["tasks"]
+    said = [line for line in finished.data["warnings"] if "is in training too" in line]
+    for name in ("cb", "copa", "rte"):
+        data = load_task(name, source="folder", path=official_folder)
+        assert found[name]["overlap"] == dataclasses.asdict(overlap(data.train, data.validation))
+    assert found["cb"]["overlap"]["passages"] > 12
+    assert len(said) == 1
+    assert f"CB {found['cb']['overlap']['passages']} of 24" in said[0]
+    assert said[0] in (finished.folder / "report.md").read_text()
+
+    none = Path(shutil.copytree(finished.folder, tmp_path / "none"))
+    facts = json.loads((none / "data.json").read_text())
+    for task in facts["tasks"].values():
+        task["overlap"] = {"examples": 0, "passages": 0}
+    (none / "data.json").write_text(json.dumps(facts))
+    assert not [line for line in write_report(none).data["warnings"] if "in training too" in line]
+    facts["tasks"]["rte"]["overlap"] = {"examples": 2, "passages": 3}
+    (none / "data.json").write_text(json.dumps(facts))
+    expected = (
+        "Validation examples whose longest text is in training too: RTE 3 of 24 (2 of them as a whole)."
+    )
+    assert expected in write_report(none).data["warnings"]
 
 
 def test_report_md_shows_verdict_tables_and_warnings(finished):

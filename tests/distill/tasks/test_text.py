@@ -41,13 +41,6 @@ def test_the_last_tenth_of_each_file_is_kept_aside(tmp_path: Path):
     assert not data.notes
 
 
-def test_validation_passages_that_training_holds_are_counted(tmp_path: Path):
-    (tmp_path / "train.txt").write_text("the same line\n" * 8)
-    (tmp_path / "held.txt").write_text("the same line\nanother line!\n")
-    data = load_text(tmp_path / "train.txt", validation=tmp_path / "held.txt", characters=16)
-    assert data.notes == ("Text: 1 of 2 validation passages also occur in training",)
-
-
 def test_limits_keep_the_first_passages(tmp_path: Path):
     (tmp_path / "a.txt").write_text("".join(f"line {i:03}\n" for i in range(100)))
     data = load_text(tmp_path, characters=16, train_examples=3, validation_examples=2)

@@ -220,3 +220,37 @@ def test_a_teacher_in_inference_mode_is_any_other_teacher(loss, classes):
         (first,) = torch.autograd.grad(live.mean(loss(live)), student, create_graph=True)
         (second,) = torch.autograd.grad(first.square().sum(), student)
         assert bool(second.isfinite().all())
+
+
+@pytest.mark.parametrize("classes", [3, 40])
+@pytest.mark.parametrize(
+    ("student_dtype", "teacher_dtype"),
+    [
+        (torch.float32, torch.bfloat16),
+        (torch.float32, torch.float64),
+        (torch.bfloat16, torch.float64),
+        (torch.float64, torch.float32),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    "loss",
+    [
+        Sinkhorn(),
+        Sinkhorn(memory="low"),
+        Sinkhorn(cost="cosine"),
+        Sinkhorn(cost="squared_euclidean"),
+        SortedTransport(),
+        MultiLevelTransport(),
+    ],
+    ids=repr,
+)
+def test_a_teacher_of_another_precision_is_read_in_the_students(loss, classes, student_dtype, teacher_dtype):
+    rows = random_rows(6, classes, dtype=student_dtype)
+    teacher = rows.teacher.to(teacher_dtype)
+    computed_in = torch.float64 if student_dtype == torch.float64 else torch.float32
+    mean, gradient = mean_and_gradient(loss, replace(rows, teacher=teacher))
+    expected, expected_gradient = mean_and_gradient(loss, replace(rows, teacher=teacher.to(computed_in)))
+    assert (mean.dtype, gradient.dtype) == (computed_in, student_dtype)
+    torch.testing.assert_close(mean, expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-2, atol=1e-7)

@@ -208,14 +208,17 @@ def test_another_solvers_plan_takes_the_implicit_gradient_too(solver, short):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("epsilon", "arguments", "message"),
     [
-        ({"gradient": "unrolled"}, "gradient must be one of 'exact', 'envelope', 'implicit', got 'unrolled'"),
-        ({"epsilon": 0, "solver": "pot", "gradient": "implicit"}, "a gradient other than 'implicit'"),
+        (
+            0.1,
+            {"gradient": "unrolled"},
+            "gradient must be one of 'exact', 'envelope', 'implicit', got 'unrolled'",
+        ),
+        (0, {"solver": "pot", "gradient": "implicit"}, "a gradient other than 'implicit'"),
     ],
 )
-def test_what_cannot_be_solved_is_refused(arguments, message):
-    epsilon = arguments.pop("epsilon", 0.1)
+def test_what_cannot_be_solved_is_refused(epsilon, arguments, message):
     given = problem(0, (2, 2), epsilon=epsilon)
     with pytest.raises(ValueError, match=message):
         solve(given, **arguments)

@@ -236,7 +236,7 @@ def _peak_on_cuda(call: Callable[[], None], device: torch.device) -> int:
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
     call()
-    return torch.cuda.max_memory_allocated(device) - before
+    return int(torch.cuda.max_memory_allocated(device) - before)
 
 
 def _peak_of_tensors(call: Callable[[], None]) -> int:
@@ -245,7 +245,7 @@ def _peak_of_tensors(call: Callable[[], None]) -> int:
     return alive.peak
 
 
-class _Alive(TorchDispatchMode):
+class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own is untyped
     """Adds up the memory of the tensors that operations return, for as long as it is held.
 
     Attributes:
@@ -253,14 +253,14 @@ class _Alive(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.peak = self._bytes = 0
         self._known = WeakIdKeyDictionary()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for each in tree_leaves((args, kwargs)):
             if isinstance(each, torch.Tensor):  # what was there before: weights and inputs, and views of them
-                self._known.setdefault(each.untyped_storage(), True)
+                self._known[each.untyped_storage()] = True
         returned = func(*args, **(kwargs or {}))
         for each in tree_leaves(returned):
             if isinstance(each, torch.Tensor) and each.untyped_storage() not in self._known:

@@ -240,7 +240,8 @@ def _peak_on_cuda(call: Callable[[], None], device: torch.device) -> int:
 
 
 def _peak_of_tensors(call: Callable[[], None]) -> int:
-    with _Alive() as alive:
+    alive = _Alive()
+    with alive:
         call()
     return alive.peak
 

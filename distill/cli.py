@@ -158,13 +158,53 @@ def cache(
 
 @app.command()
 def report(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
+    run_folders: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="The folder of a run, or of several.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="FOLDER", help="Where the Pareto front goes. Default of several runs: front."
+        ),
+    ] = None,
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure", help="First measure size, speed and memory of each run's models anew, here."
+        ),
+    ] = False,
+    baselines: Annotated[
+        bool, typer.Option("--baselines", help="Show each student without its teacher on the front, too.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Recompute a run's report from its stored predictions and write it again."""
-    from distill.report import write_report
+    """Recompute a run's report from its stored predictions and write it again.
 
-    _show_report(write_report(run_folder), as_json)
+    With several runs, or with --out: merge them into one Pareto front of score against size, speed and memory.
+    """
+    if measure:
+        from distill.report.front import finished_runs
+        from distill.runs import measure_again
+
+        for folder in finished_runs(run_folders)[0]:
+            _print(f"{folder.path}", to_stderr=True)
+            measure_again(folder.path, progress=_progress(quiet=as_json))
+    if len(run_folders) == 1 and out is None:
+        from distill.report import write_report
+
+        _show_report(write_report(run_folders[0]), as_json)
+        return
+    from distill.report import write_front
+
+    front = write_front(run_folders, out or Path("front"), baselines=baselines)
+    if as_json:
+        _print(json.dumps(front.data, indent=1, ensure_ascii=False))
+        return
+    from rich.console import Console
+
+    from distill.report.terminal import show_front
+
+    show_front(front, Console(width=None if sys.stdout.isatty() else 120))
 
 
 @app.command()

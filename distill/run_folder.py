@@ -79,6 +79,11 @@ class RunFolder:
         """A model folder for transformers' auto classes: the teacher (or one of several), or the first seed's student."""
         return self.path / (role if member is None else f"{role}{member}") / task
 
+    @property
+    def is_measured(self) -> bool:
+        """Whether all is known of what the models cost to run; early versions measured less."""
+        return self.measurements.is_file() and "measured" in read_json(self.measurements)
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Keep a second process from working in the same folder at the same time.

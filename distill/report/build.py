@@ -35,12 +35,19 @@ from distill.tasks import (
 
 # A share of truncated validation examples above this is worth a warning.
 TRUNCATED_WORTH_SAYING = 0.05
+# What measurements.json holds of each model.
+COSTS = ("latency_ms", "throughput", "flops", "peak_memory")
 
 Answers = dict[str, list[Sequence[Answer]]]  # by task, then by seed
 
 
 def build_report(folder: RunFolder) -> dict[str, Any]:
     """The content of `report.json`.
+
+    What it costs to run a model stands in the block of its role: `latency_ms` and, in runs measured since there are
+    these, `throughput` (batch, examples_per_second, tokens_per_second), `flops` (per_token, and the tokens of the pass
+    they were counted in) and `peak_memory` (bytes: weights, batch_1, batch_32); `measured` says on which task, device,
+    processor and threads, with how many passes. A student alone has the student's.
 
     Raises:
         DistillError: the run is not finished; the line names the first missing file.
@@ -73,7 +80,9 @@ def build_report(folder: RunFolder) -> dict[str, Any]:
     }
     for role in roles:
         report[role] = _model(role, recipe, fits[role], answers[role], diagnosed[role], data, resampler) | {
-            "latency_ms": measured["latency_ms"]["teacher" if role == "teacher" else "student"]
+            what: measured[what]["teacher" if role == "teacher" else "student"]
+            for what in COSTS
+            if what in measured
         }
     teacher = report["teacher"]["score"]["mean"]
     student = report["student"]["score"]["mean"]
@@ -108,6 +117,8 @@ def build_report(folder: RunFolder) -> dict[str, Any]:
     report["shapes"] = {task: _shapes(fits, task) for task in tasks}
     report["gradient"] = _gradient_before(folder, tasks)
     report["sharing"] = measured["sharing"]
+    if "measured" in measured:
+        report["measured"] = measured["measured"]
     report["training"] = {
         "loss": [asdict(term) for term in recipe.loss],
         "seeds": list(recipe.seeds),

@@ -19,6 +19,8 @@ METRIC_NAMES = {
     "byte_probability": "P(byte)",
 }
 
+COST_HEADINGS = ("MFLOPs a token", "examples/s", "peak memory")
+
 
 def to_markdown(report: Mapping[str, Any]) -> str:
     """`report.md`: verdict first, then compression, tasks, warnings, and how it was made."""
@@ -47,6 +49,17 @@ def points(values: Mapping[str, float], metrics: Sequence[str]) -> str:
     return " / ".join(f"{100 * values[name]:.1f}" for name in metrics)
 
 
+def costs(model: Mapping[str, Any]) -> tuple[str, str, str]:
+    """What a model costs to run, as `COST_HEADINGS` says; empty where an early version did not measure it."""
+    if "flops" not in model:
+        return "", "", ""
+    return (
+        f"{model['flops']['per_token'] / 1e6:.2f}",
+        f"{model['throughput']['examples_per_second']:.1f}",
+        f"{model['peak_memory']['batch_32'] / 1e6:.0f} MB",
+    )
+
+
 def _kept(report: Mapping[str, Any]) -> str:
     compression, teacher, student = report["compression"], report["teacher"], report["student"]
     above = report["retention_above_majority"]
@@ -62,6 +75,7 @@ def _kept(report: Mapping[str, Any]) -> str:
 def _models_table(report: Mapping[str, Any]) -> str:
     rows = []
     teacher = report["teacher"]
+    measured = "measured" in report
     for role in (role for role in ROLES if role in report):
         model = report[role]
         score = model["score"]
@@ -72,12 +86,14 @@ def _models_table(report: Mapping[str, Any]) -> str:
         rows.append(
             f"| {role_title(role)} | {millions(model['parameters'])} | {millions(body)} | {ratio:.2f}× "
             f"| {model['bytes'] / 1e6:.1f} MB | {model['latency_ms']['batch_1']:.1f} | {model['latency_ms']['batch_32']:.1f} "
+            f"{''.join(f'| {each} ' for each in costs(model)) if measured else ''}"
             f"| **{score['mean']:.1f}** ({low:.1f} to {high:.1f}{seeds}) |"
         )
-    rows.append(f"| majority | | | | | | | {report['majority']['score']:.1f} |")
+    more = COST_HEADINGS if measured else ()
+    rows.append(f"| majority |{' |' * (6 + len(more))} {report['majority']['score']:.1f} |")
     head = (
-        "| model | parameters | without embeddings | compression | on disk | ms, batch 1 | ms, batch 32 | score (95 % interval) |\n"
-        "|---|--:|--:|--:|--:|--:|--:|--:|"
+        "| model | parameters | without embeddings | compression | on disk | ms, batch 1 | ms, batch 32 | "
+        f"{''.join(f'{each} | ' for each in more)}score (95 % interval) |\n|---|{'--:|' * (7 + len(more))}"
     )
     return f"Score: {report['data']['score_name']}.\n\n{head}\n" + "\n".join(rows)
 
@@ -172,6 +188,7 @@ def how_it_was_made(report: Mapping[str, Any]) -> str:
         f"- Training and evaluation time: {seconds}.\n"
         "- The baseline is the same student with the same initial weights, data order and steps, trained on labels alone. "
         "The last weights are scored; no checkpoint was chosen by its validation score.\n"
+        f"{_measured(report)}"
         f"- {environment['processor']}, {environment['cores']} cores, {environment['torch_threads']} threads, "
         f"device {environment['device']}; Python {environment['python']}; distill {environment['distill']}"
         f"{' at ' + environment['commit'][:12] if environment['commit'] else ''}; {versions}.\n"
@@ -203,6 +220,24 @@ def beginning(start: Mapping[str, Any]) -> str:
             f"{adapter['training_parameters']:,} parameters, exported {adapter['exported']}"
         )
     return began
+
+
+def _measured(report: Mapping[str, Any]) -> str:
+    """The conditions of the figures of speed and memory."""
+    if "measured" not in report:
+        return (
+            "- FLOPs, throughput and memory were not measured yet; `distill report RUN --measure`, or `distill run` again in this "
+            "folder, measures them.\n"
+        )
+    found = report["measured"]
+    one, many = report["student"]["latency_ms"], report["student"]["throughput"]["batch"]
+    return (
+        f"- Speed: median of {found['passes']['batch_1']} passes at batch 1 ({one['tokens_1']} tokens) and of "
+        f"{found['passes'][f'batch_{many}']} at batch {many} (padded to {one[f'tokens_{many}']}; examples/s) on {TASKS[found['task']].title}, "
+        f"teacher and student taking turns, {found['threads']} thread{'s' if found['threads'] != 1 else ''}, "
+        f"{found['processor']}, {found['device']}. FLOPs: matrix products, counted in a pass of {report['student']['flops']['tokens']} tokens. "
+        f"Memory: weights and activations at their peak, batch {many}.\n"
+    )
 
 
 def term_text(term: Mapping[str, Any]) -> str:

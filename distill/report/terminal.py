@@ -1,15 +1,16 @@
-"""The report on a terminal: verdict, models, tasks."""
+"""The report on a terminal: verdict, models, tasks; and the front of several runs."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from distill.report.markdown import METRIC_NAMES, ROLES, millions, points, role_title
+from distill.report.markdown import COST_HEADINGS, METRIC_NAMES, ROLES, costs, millions, points, role_title
 from distill.tasks import DIAGNOSTICS, TASKS
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from distill.report.front import Front
     from distill.report.report import Report
 
 
@@ -22,7 +23,17 @@ def show(report: Report, console: Console) -> None:
     models = Table(
         title=f"{data['name']}: {data['data']['score_name']}", title_justify="left", title_style="bold"
     )
-    for heading in ("model", "parameters", "compression", "on disk", "ms, batch 1", "score", "95 % interval"):
+    more = COST_HEADINGS if "measured" in data else ()
+    for heading in (
+        "model",
+        "parameters",
+        "compression",
+        "on disk",
+        "ms, batch 1",
+        *more,
+        "score",
+        "95 % interval",
+    ):
         models.add_column(heading, justify="left" if heading == "model" else "right")
     for role in roles:
         model = data[role]
@@ -33,10 +44,11 @@ def show(report: Report, console: Console) -> None:
             f"{data['teacher']['parameters'] / model['parameters']:.2f}×",
             f"{model['bytes'] / 1e6:.1f} MB",
             f"{model['latency_ms']['batch_1']:.1f}",
+            *(costs(model) if more else ()),
             f"{model['score']['mean']:.1f}",
             f"{low:.1f} to {high:.1f}",
         )
-    models.add_row("majority", "", "", "", "", f"{data['majority']['score']:.1f}", "")
+    models.add_row("majority", "", "", "", "", *("" for _ in more), f"{data['majority']['score']:.1f}", "")
     tasks = Table()
     for heading in (
         "task",
@@ -67,3 +79,37 @@ def show(report: Report, console: Console) -> None:
     for warning in data["warnings"]:
         console.print(f"[yellow]•[/] {warning}", highlight=False)
     console.print(f"report: {report.folder / 'report.md'}", highlight=False, soft_wrap=True)
+
+
+def show_front(front: Front, console: Console) -> None:
+    """Print the models of a front, those that no other beats first, and what was left out."""
+    from rich.table import Table
+
+    data = front.data
+    table = Table(title=data["score_name"], title_justify="left", title_style="bold")
+    for heading in (
+        "model",
+        "parameters",
+        "MFLOPs a token",
+        "examples/s",
+        "peak memory",
+        "score",
+        "on the front of",
+    ):
+        table.add_column(heading, justify="left" if heading in ("model", "on the front of") else "right")
+    for model in sorted(data["models"], key=lambda each: not each["fronts"]):
+        table.add_row(
+            model["name"],
+            millions(model["parameters"]),
+            f"{model['flops_per_token'] / 1e6:.2f}",
+            f"{model['speed']:.1f}",
+            f"{model['peak_memory'] / 1e6:.0f} MB",
+            f"{model['score']['mean']:.1f}",
+            ", ".join(model["fronts"]).replace("_", " "),
+            style="" if model["fronts"] else "dim",
+        )
+    console.print()
+    console.print(table)
+    for line in data["left_out"]:
+        console.print(f"[yellow]•[/] {line}", highlight=False)
+    console.print(f"front: {front.folder / 'front.png'}", highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""What a run finds out besides its predictions: the data's digests and majorities, sizes and latencies."""
+"""What a run finds out besides its predictions: the data's digests and majorities, what its models cost to run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill.engine.reading import reading_for
-from distill.evaluation import latency, shareable
+from distill.environment import describe_environment
+from distill.evaluation import ROUNDS, WARM_UP, measure, shareable, together
 from distill.models import Teacher
 from distill.models.adapter import weights_file
 from distill.models.loading import load_model, load_tokenizer
@@ -86,9 +87,9 @@ def measurements(
     device: torch.device,
     trusted: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Latency of teacher and student on the first task, and what the task students have in common.
+    """Latency, throughput, FLOPs and memory of teacher and student on the first task; what task students have in common.
 
-    The baseline is the student's architecture, so it has the student's latency.
+    The baseline is the student's architecture, so it has the student's figures.
     """
     from safetensors.torch import load_file
 
@@ -102,7 +103,7 @@ def measurements(
     }
     sources["student"] = find_trained(folder.model("student", first), trusted)
 
-    def taking_turns(*roles: str) -> dict[str, dict[str, float]]:
+    def taking_turns(*roles: str) -> dict[str, dict[str, Any]]:
         models, features = {}, {}
         for role in roles:
             source = sources[role]
@@ -112,22 +113,27 @@ def measurements(
             reader = Teacher(model, tokenizer)
             models[role] = reader.model
             features[role] = reading.examples(data[first].validation[:256], reader)
-        return latency(models, features, device)
+        return measure(models, features, device)
 
     weights: dict[str, dict[str, torch.Tensor]] = {
         name: load_file(weights_file(Path(find_trained(folder.model("student", name), trusted).location)))
         for name in recipe.data.tasks
     }
-    times = taking_turns("student", "teacher0")
+    found = taking_turns("student", "teacher0")
     for number in range(1, len(parts)):  # which need not fit into memory together
-        times |= taking_turns(f"teacher{number}")
-    # Several teachers are asked one after the other.
-    teacher = {
-        key: sum(times[f"teacher{number}"][key] for number in range(len(parts))) for key in times["student"]
-    }
-    teacher |= {key: value for key, value in times["teacher0"].items() if key.startswith("tokens")}
+        found |= taking_turns(f"teacher{number}")
+    teacher = together([found[f"teacher{number}"] for number in range(len(parts))])
+    here = describe_environment()
     return {
-        "latency_ms": {"teacher": teacher, "student": times["student"]},
+        **{what: {"teacher": teacher[what], "student": found["student"][what]} for what in teacher},
         "latency_task": first,
+        "measured": {
+            "task": first,
+            "passes": {f"batch_{count}": passes for count, passes in ROUNDS.items()},
+            "warm_up": {f"batch_{count}": passes for count, passes in WARM_UP.items()},
+            "device": here["device"],
+            "processor": here["processor"],
+            "threads": here["torch_threads"],
+        },
         "sharing": shareable(weights),
     }

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distill.errors import RecipeError
+from distill.errors import MismatchError, RecipeError
 from distill.models.source import trusted_repositories
 from distill.processes import Processes, new_accelerator
 from distill.progress import Progress, Silent
-from distill.recipe import Recipe, recipe_sha256, write_recipe
+from distill.recipe import Recipe, read_recipe, recipe_sha256, write_recipe
 from distill.recipe_data import load_recipe_data
 from distill.report import Report, read_report, write_report
-from distill.run_folder import RunFolder, write_json, write_text
+from distill.run_folder import RunFolder, read_json, write_json, write_text
 from distill.runs.corpus import Corpus
 from distill.runs.facts import data_facts, excerpts, measurements
 from distill.runs.job import Job
@@ -22,6 +22,7 @@ from distill.runs.workbench import Workbench
 from distill.tasks import DIAGNOSTICS, TASKS, TaskData
 
 if TYPE_CHECKING:
+    import torch
     from accelerate import Accelerator
 
     from distill.cache import CacheSummary
@@ -61,16 +62,63 @@ def run(
                     bench.fit_baseline(seed)
 
         def finish() -> None:
-            if not run_folder.measurements.is_file():
-                told.begin("measuring", 1)
-                found = measurements(recipe, run_folder, data, accelerator.device, trusted)
-                write_json(run_folder.measurements, found)
-                told.end("size and latency")
+            if not run_folder.is_measured:
+                _measure(recipe, run_folder, data, accelerator.device, trusted, told)
             write_json(run_folder.excerpts, excerpts(recipe, run_folder, data))
             write_report(run_folder.path)
 
         processes.first(finish)
         return read_report(run_folder.path)
+
+
+def measure_again(
+    folder: str | Path, *, progress: Progress | None = None, trust_remote_code: Iterable[str] = ()
+) -> None:
+    """Measure what the models of a finished run cost to run, here and now, and write measurements.json anew.
+
+    Args:
+        folder: of the run. Its teacher and its data must still be where its recipe says.
+        progress: told where the work is; default nothing.
+        trust_remote_code: as `run` takes it.
+
+    Raises:
+        DistillError: the run is not finished.
+        MismatchError: the data is no longer what the run was made with.
+        DataError, ModelError: what is gone.
+    """
+    _quiet_libraries()
+    run_folder = RunFolder(folder)
+    recipe = read_recipe(run_folder.recipe, check_surroundings=False)
+    known = read_json(run_folder.measurements) and read_json(run_folder.data)["tasks"]
+    with run_folder.locked():
+        data = load_data(recipe)
+        for name in recipe.data.tasks:
+            if data[name].sha256 != known[name]["sha256"]:
+                raise MismatchError(
+                    f"{run_folder.data}: the data of {TASKS[name].title} is not what this run was made with; "
+                    "put that back to measure the run again"
+                )
+        _measure(
+            recipe,
+            run_folder,
+            data,
+            new_accelerator().device,
+            trusted_repositories(trust_remote_code),
+            progress or Silent(),
+        )
+
+
+def _measure(
+    recipe: Recipe,
+    folder: RunFolder,
+    data: dict[str, TaskData],
+    device: torch.device,
+    trusted: Mapping[str, str],
+    told: Progress,
+) -> None:
+    told.begin("measuring", 1)
+    write_json(folder.measurements, measurements(recipe, folder, data, device, trusted))
+    told.end("size, latency and memory")
 
 
 def write_teacher_caches(
@@ -176,8 +224,6 @@ def _claim(folder: RunFolder, recipe: Recipe) -> None:
     """Write the recipe down, or check that the folder's run is this recipe's."""
     text = write_recipe(recipe)
     if folder.recipe.is_file():
-        from distill.recipe import read_recipe
-
         if recipe_sha256(read_recipe(folder.recipe, check_surroundings=False)) != recipe_sha256(recipe):
             raise RecipeError(
                 [

@@ -66,7 +66,7 @@ def test_the_commands_are_these_and_no_others():
         "check": ["--json", "--preflight", "--set", "--trust-remote-code"],
         "run": ["--json", "--out", "--set", "--trust-remote-code"],
         "cache": ["--json", "--out", "--set", "--trust-remote-code"],
-        "report": ["--json"],
+        "report": ["--baselines", "--json", "--measure", "--out"],
         "publish": [
             "--base-model",
             "--despite-license",
@@ -217,6 +217,11 @@ def test_run_report_and_evaluate_work_together(small, tmp_path, official_folder,
     report = json.loads(again.stdout)
     assert again.stderr.strip().endswith(str(tmp_path / "run"))
     assert json.loads(distill("report", str(tmp_path / "run"), "--json").stdout) == report
+
+    front = distill("report", str(tmp_path / "run"), str(tmp_path), "--out", str(tmp_path / "front"))
+    assert front.returncode == 0, front.stderr
+    assert f"{tmp_path}: is no run's folder, left out" in front.stdout
+    assert json.loads((tmp_path / "front" / "front.json").read_text())["models"][1]["score"] == report["student"]["score"]  # fmt: skip
 
     scored = distill(
         "evaluate", str(tmp_path / "run" / "student" / "rte"), "--task", "rte", "--data", str(official_folder),

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from distill.evaluation import latency, ratios, shareable, size
-from distill.models import Student
+from distill.evaluation import latency, measure, ratios, shareable, size, together
+from distill.evaluation.compression import flops, peak_memory, throughput
+from distill.models import Batch, Student
 
 
 def test_tied_parameters_count_once(tiny_bert, tmp_path):
@@ -81,3 +82,91 @@ def test_fewer_layers_weigh_less(tiny_bert, tmp_path, kept):
         size(whole.model, tmp_path / "whole").parameters - size(student.model, tmp_path).parameters
         == (4 - kept) * layer
     )
+
+
+def texts(count, tokens):
+    """A batch of texts without padding."""
+    ids = torch.randint(1000, 30000, (count, tokens), generator=torch.Generator().manual_seed(0))
+    return Batch(
+        {"input_ids": ids, "attention_mask": torch.ones_like(ids)},
+        torch.arange(count),
+        None,
+        torch.ones(count),
+        torch.zeros(count),
+    )
+
+
+def test_flops_are_those_of_all_matrix_products_attention_among_them(tiny_bert):
+    """By hand: four projections and two feed-forward matrices a layer, scores and mixing, pooler and classifier."""
+    model = Student.from_teacher(str(tiny_bert), layers=2, kind="classification", labels=("a", "b")).model
+    hidden, inner, length = 32, 64, 20
+    layer = 2 * length * (4 * hidden**2 + 2 * hidden * inner) + 4 * length**2 * hidden
+    by_hand = 2 * layer + 2 * hidden * (hidden + 2)
+    assert flops(model.eval(), texts(1, length)) == {
+        "per_token": round(by_hand / length, 1),
+        "tokens": length,
+    }
+
+
+def test_peak_memory_is_weights_and_the_tensors_alive_together(tiny_bert):
+    class Steps(torch.nn.Module):
+        """At most four tensors of 400 bytes live at a time; views and changes in place need none."""
+
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(10))
+            self.again = self.weight  # counted once
+
+        def forward(self, input_ids):
+            first = input_ids * 1.0
+            second = (first + 1).view(-1, 10).add_(self.weight)
+            del first
+            third = second.view(10, 10).t() * 2
+            return second.relu() + third.reshape(second.shape)
+
+    batch = texts(1, 100)
+    batch.inputs.pop("attention_mask")
+    model = Steps().requires_grad_(requires_grad=False)
+    found = peak_memory(model, {1: batch}, torch.device("cpu"))
+    # second, third, relu(second) and the sum
+    assert found == {"weights": 40, "batch_1": 40 + 4 * 400}
+
+    bert = Student.from_teacher(str(tiny_bert), layers=2, kind="classification", labels=("a", "b")).model
+    one, again = (peak_memory(bert.eval(), {1: texts(1, 20), 32: texts(32, 20)}, torch.device("cpu")) for _ in range(2))  # fmt: skip
+    assert one == again
+    weights = sum(p.nbytes for p in bert.parameters()) + sum(b.nbytes for b in bert.buffers())
+    assert one["weights"] == weights < one["batch_1"] < one["batch_32"]
+    assert one["batch_32"] - weights == pytest.approx(32 * (one["batch_1"] - weights), rel=0.1)
+
+
+def test_throughput_does_not_count_padding():
+    batch = texts(4, 10)
+    batch.inputs["attention_mask"][:, 7:] = 0
+    assert throughput(200.0, batch) == {
+        "batch": 4,
+        "examples_per_second": 20.0,
+        "tokens_per_second": 140.0,
+    }
+
+
+def test_models_that_all_answer_cost_their_sum(tiny_bert, features):
+    models = {
+        str(layers): Student.from_teacher(
+            str(tiny_bert), layers=layers, kind="classification", labels=("a", "b")
+        ).model.eval()
+        for layers in (1, 3)
+    }
+    found = list(measure(models, dict.fromkeys(models, features), torch.device("cpu")).values())
+    both = together(found)
+    for key in ("batch_1", "batch_32"):
+        assert both["latency_ms"][key] == pytest.approx(sum(each["latency_ms"][key] for each in found))
+    assert both["flops"]["per_token"] == sum(each["flops"]["per_token"] for each in found)
+    assert both["throughput"]["examples_per_second"] == pytest.approx(
+        32_000 / both["latency_ms"]["batch_32"], rel=1e-3
+    )
+    memory = [each["peak_memory"] for each in found]
+    assert both["peak_memory"]["weights"] == sum(each["weights"] for each in memory)
+    assert both["peak_memory"]["batch_32"] == both["peak_memory"]["weights"] + max(
+        each["batch_32"] - each["weights"] for each in memory
+    )
+    assert together(found[:1]) == found[0]

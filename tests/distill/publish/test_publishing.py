@@ -56,7 +56,13 @@ def test_one_private_commit_holds_exactly_the_rendered_folder(hub, publish, tmp_
 def test_no_validation_example_is_published(publish, ones_own, tmp_path):
     report = json.loads((ones_own / "report.json").read_text())
     said = {"answer": "contradiction", "confidence": 0.9}
-    quoted = {"id": "7", "gold": "neutral", "teacher": said, "student": said, "excerpt": "Somebody wrote this."}
+    quoted = {
+        "id": "7",
+        "gold": "neutral",
+        "teacher": said,
+        "student": said,
+        "excerpt": "Somebody wrote this.",
+    }
     report["agreement"]["cb"]["examples"] = [quoted]
     (ones_own / "report.json").write_text(json.dumps(report))
     publish(ones_own, dry_run=True, out=tmp_path / "dry")

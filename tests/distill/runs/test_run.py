@@ -53,6 +53,13 @@ def test_report_json_holds_what_it_promises(finished):
         assert model["parameters"] > model["embedding_parameters"] > 0
         assert model["bytes"] > 4 * model["parameters"]
         assert set(model["latency_ms"]) >= {"batch_1", "batch_32"}
+        assert set(model["throughput"]) == {"batch", "examples_per_second", "tokens_per_second"}
+        assert model["flops"]["per_token"] > 0
+        assert (
+            model["peak_memory"]["batch_32"]
+            > model["peak_memory"]["batch_1"]
+            > model["peak_memory"]["weights"]
+        )
         assert len(model["score"]["per_seed"]) == (1 if role == "teacher" else 2)
         assert model["score"]["mean"] == pytest.approx(np.mean(model["score"]["per_seed"]))
         low, high = model["score"]["ci95"]
@@ -62,7 +69,15 @@ def test_report_json_holds_what_it_promises(finished):
             assert block["n"] > 0
             assert block["truncated"] >= 0
             assert set(block["majority"]) == set(TASKS[name].metrics)
-    assert set(report["compression"]) == {"parameters", "non_embedding_parameters", "bytes", "latency"}
+    assert set(report["compression"]) == {
+        "parameters",
+        "non_embedding_parameters",
+        "bytes",
+        "latency",
+        "flops_per_token",
+        "peak_memory",
+    }
+    assert report["measured"]["threads"] == torch.get_num_threads()
     assert report["retention"] == pytest.approx(
         report["student"]["score"]["mean"] / report["teacher"]["score"]["mean"]
     )

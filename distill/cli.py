@@ -20,6 +20,7 @@ from distill.errors import (
     ModelError,
     RecipeError,
 )
+from distill.processes import failure_elsewhere, speaks
 
 if TYPE_CHECKING:
     from distill.progress import Progress
@@ -33,6 +34,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+# What a user can mend.
+USERS = (RecipeError, DataError, ModelError, AlignmentError, LossError, MismatchError)
 STOPPED = "distill: stopped; the same command continues where it was"
 
 RecipeArgument = Annotated[
@@ -104,7 +107,7 @@ def run(
     """
     read = _read(recipe, overrides)
     folder = out or Path(read.folder)
-    if os.environ.get("RANK", "0") == "0":
+    if speaks():
         _print(f"{read.name}: run folder {folder}", to_stderr=as_json)
     from distill.runs import run as run_recipe
 
@@ -128,14 +131,14 @@ def cache(
 
     read = _read(recipe, overrides)
     folder = out or Path(read.folder)
-    if os.environ.get("RANK", "0") == "0":
+    if speaks():
         _print(f"{read.name}: run folder {folder}", to_stderr=as_json)
     from distill.runs import write_teacher_caches
 
     summaries = write_teacher_caches(
         read, folder, progress=_progress(quiet=as_json), trust_remote_code=trusted or ()
     )
-    if os.environ.get("RANK", "0") != "0":
+    if not speaks():
         return
     if as_json:
         rows = {
@@ -322,25 +325,29 @@ def conformance(
 
 def main() -> NoReturn:
     """Run the command line and exit: 0 done, 1 our failure, 2 the user's input, 130 and 143 for signals."""
-    sys.exit(_main())
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        code = _main()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    sys.exit(code)
 
 
 def _main() -> int:
+    global _asked_by
+    _asked_by = None
     signal.signal(signal.SIGTERM, _stop)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not ignored by who started us
         signal.signal(signal.SIGINT, _stop)
     try:
         code = app(standalone_mode=False)
-    except RecipeError as error:
-        for problem in error.problems:
-            _print(f"distill: {problem}", to_stderr=True)
-        return 2
-    except (DataError, ModelError, AlignmentError, LossError, MismatchError) as error:
-        _print(f"distill: {error}", to_stderr=True)
-        return 2
     except DistillError as error:
-        _print(f"distill: {error}", to_stderr=True)
-        return 1
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a launcher stops all processes when one has failed
+        if speaks(error):
+            for line in error.problems if isinstance(error, RecipeError) else [error]:
+                _print(f"distill: {line}", to_stderr=True)
+        return 2 if isinstance(error, USERS) else 1
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except BrokenPipeError:
@@ -354,9 +361,10 @@ def _main() -> int:
             return int(error.exit_code)
         if os.environ.get("DISTILL_TRACEBACK"):
             raise
-        _print(f"distill: {_failure(error)}", to_stderr=True)
+        if speaks(error):
+            _print(f"distill: {_failure(error)}", to_stderr=True)
         return 1
-    if code == 130:  # typer turns an interrupt into this code
+    if code == 130 and speaks():  # typer turns an interrupt into this code
         _print(STOPPED, to_stderr=True)
     return code if isinstance(code, int) else 0
 
@@ -384,8 +392,9 @@ _asked_by: int | None = None
 
 def _stop(number: int, frame: object) -> None:
     global _asked_by
-    if _asked_by is None and number != signal.SIGINT:
-        _print(STOPPED, to_stderr=True)
+    failure = failure_elsewhere()
+    if _asked_by is None and number != signal.SIGINT and speaks():
+        _print(f"distill: {failure}" if failure else STOPPED, to_stderr=True)
     _asked_by = number
     _leave(number)
 
@@ -446,7 +455,7 @@ def _progress(*, quiet: bool) -> Progress:
 
 
 def _show_report(found: Any, as_json: bool) -> None:
-    if os.environ.get("RANK", "0") != "0":  # under accelerate launch one process speaks
+    if not speaks():
         return
     if as_json:
         _print(json.dumps(found.data, indent=1, ensure_ascii=False))

@@ -1,4 +1,4 @@
-"""Files that outlive a crash and are written by one process at a time: synced, digested, locked, whole or absent."""
+"""Files that outlive a crash and are written by one process at a time: whole, synced, digested, locked."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ _CURES = {
 
 def sync(path: Path) -> None:
     """Make a file's bytes, or a folder's entries, survive a power cut."""
+    if os.name == "nt" and path.is_dir():  # where a folder cannot be opened
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -139,9 +141,11 @@ def refused(path: Path, what: str = "", raises: type[DistillError] = ResourceErr
 
 @contextlib.contextmanager
 def whole(path: Path, what: str = "", raises: type[DistillError] = ResourceError) -> Iterator[Path]:
-    """A file or folder that is written aside and then put in its place: a reader sees the old one or the new one.
+    """Where to write a file that then takes its place: whoever reads it sees the old one or the new one, never half.
 
-    Yields where to write. Nothing of it stays behind when that fails; the folder above is made if it is not there.
+    An error leaves the old file and nothing else. Death (a kill, a power cut) leaves what was half written in a folder
+    `.writing-NAME` beside it, also what a library wrote aside there; the next writing of the file removes that. The
+    folder above is made if it is not there.
 
     Args:
         path: the final place.
@@ -154,19 +158,14 @@ def whole(path: Path, what: str = "", raises: type[DistillError] = ResourceError
     aside = path.with_name(f".writing-{path.name}")
     with refused(path, what, raises):
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             remove(aside)
-            yield aside
-            if aside.is_dir():
-                for file in aside.rglob("*"):
-                    sync(file)
-                shutil.rmtree(path, ignore_errors=True)
-            sync(aside)
-            os.replace(aside, path)
+            aside.mkdir(parents=True)
+            yield aside / path.name
+            sync(aside / path.name)
+            os.replace(aside / path.name, path)
             sync(path.parent)
-        except BaseException:
+        finally:
             remove(aside)
-            raise
 
 
 def remove(path: Path) -> None:

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from distill.disk import locked, reason_of, whole
-from distill.errors import DistillError, ResourceError
+from distill.disk import locked, reason_of, sha256_of, whole
+from distill.errors import CheckpointError, DistillError, ResourceError
+from distill.manifest import is_sealed, sealed_text
 
 Role = Literal["teacher", "student", "baseline"]
 
@@ -33,6 +34,31 @@ class RunFolder:
     def fit(self, name: str) -> Path:
         """What is known about a finished fit."""
         return self.path / "fits" / f"{name}.json"
+
+    def write_fit(self, name: str, record: Mapping[str, Any]) -> None:
+        """Write down what is known about a finished fit, with the sha256 of its answers and of the record itself."""
+        answers = sorted((self.path / "predictions").glob(f"{name}.*"))
+        write_text(
+            self.fit(name),
+            sealed_text({**record, "answers": {path.name: sha256_of(path) for path in answers}}),
+        )
+
+    def read_fit(self, name: str) -> dict[str, Any]:
+        """What is known about a finished fit.
+
+        Raises:
+            DistillError: there is none.
+            CheckpointError: the record is damaged, or one of the answers.
+        """
+        path, again = self.fit(name), "; remove it, and `distill run` makes this fit again"
+        record = read_json(path)
+        if not is_sealed(path.read_text(encoding="utf-8")):
+            raise CheckpointError(f"{path}: is damaged (its content has another sha256){again}")
+        for answers, digest in record["answers"].items():
+            file = self.path / "predictions" / answers
+            if file.is_file() and sha256_of(file) != digest:
+                raise CheckpointError(f"{file}: is damaged (its sha256 is not the one in {path.name}){again}")
+        return record
 
     def predictions(self, name: str, task: str) -> Path:
         """A fit's answers on a task's validation examples (the RTE fit also answers the diagnostics)."""

@@ -1,7 +1,7 @@
 """The files of a cache: shards of safetensors, and a manifest that names each with its sha256.
 
-A shard is written aside, synced and renamed, and only then named in the manifest, which is replaced in the same way: a
-writer that is killed leaves every shard that the manifest names whole. No pickle is written or read.
+A shard is written whole or not at all, and only then named in the manifest, which is replaced in the same way: a writer
+that is killed leaves every shard that the manifest names whole. No pickle is written or read.
 
     manifest.json            format, spec, header, classes, dtype, complete, shards
     shard-00000.safetensors  key [examples, 32], start [examples + 1] (of each example's rows), and what is kept of the rows
@@ -10,9 +10,8 @@ writer that is killed leaves every shard that the manifest names whole. No pickl
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,11 +23,11 @@ from safetensors.torch import save_file
 from distill.cache.spec import CacheSpec
 from distill.disk import sha256_of, whole
 from distill.errors import CheckpointError
+from distill.manifest import MANIFEST, sealed_text
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-MANIFEST = "manifest.json"
 FORMAT = 1
 
 
@@ -72,10 +71,8 @@ class Manifest:
     shards: tuple[Shard, ...]
 
     def text(self) -> str:
-        """The manifest as its file holds it: its own sha256 first, so that every changed byte of it is found."""
-        body = {"format": FORMAT, **asdict(self)}
-        content = json.dumps(body, indent=1, sort_keys=True)
-        return json.dumps({"sha256": hashlib.sha256(content.encode()).hexdigest()}) + "\n" + content + "\n"
+        """The manifest as its file holds it, where every changed byte of it is found."""
+        return sealed_text({"format": FORMAT, **asdict(self)})
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -84,11 +81,8 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     Raises:
         CheckpointError: it cannot be written; the old one stands.
     """
-
-    def write(aside: Path) -> None:
+    with whole(folder / MANIFEST, "cache ", CheckpointError) as aside:
         aside.write_text(manifest.text(), encoding="utf-8")
-
-    _replace(folder / MANIFEST, write)
 
 
 def read_manifest(folder: Path) -> Manifest | None:
@@ -105,7 +99,7 @@ def read_manifest(folder: Path) -> Manifest | None:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"cache {path}: cannot be read ({error})") from error
     try:
-        body = json.loads(text.partition("\n")[2])
+        body = json.loads(text)
         if body["format"] != FORMAT:
             raise CheckpointError(
                 f"cache {path}: has format {body['format']}, but this version reads {FORMAT}; write it again"
@@ -130,13 +124,10 @@ def write_shard(folder: Path, number: int, tensors: dict[str, Tensor]) -> Shard:
         CheckpointError: it cannot be written; nothing half-written stays behind.
     """
     path = folder / f"shard-{number:05d}.safetensors"
-
-    def write(aside: Path) -> None:
+    with whole(path, "cache ", CheckpointError) as aside:
         save_file(tensors, aside)
         # safetensors lets the owner alone read; a cache that people share is readable as its manifest is.
         aside.chmod((folder / MANIFEST).stat().st_mode & 0o777)
-
-    _replace(path, write)
     with _said_of(path):
         return Shard(
             path.name, sha256_of(path), path.stat().st_size, len(tensors["key"]), int(tensors["start"][-1])
@@ -167,11 +158,6 @@ def verify(folder: Path, shard: Shard) -> None:
         raise CheckpointError(
             f"cache {path}: is damaged (its sha256 is not the manifest's); remove {folder} and write it again"
         )
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    with whole(path, "cache ", CheckpointError) as aside:
-        write(aside)
 
 
 @contextlib.contextmanager

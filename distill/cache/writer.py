@@ -16,7 +16,6 @@ import torch
 
 from distill.cache.alone import examples, key_of
 from distill.cache.files import (
-    MANIFEST,
     Manifest,
     keys_of,
     packed,
@@ -29,8 +28,10 @@ from distill.cache.header import Header
 from distill.cache.spec import CacheSpec
 from distill.disk import locked, reason_of
 from distill.errors import CheckpointError, MismatchError
+from distill.manifest import MANIFEST
 from distill.models import Batch, DataSet, Prediction
 from distill.progress import Progress, Silent
+from distill.signals import HeldBack
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -90,7 +91,8 @@ def write_cache(
     """Write what a teacher says of a data set, or the part of it that a folder does not hold yet.
 
     Each example is asked about alone and unpadded (see `EachAlone`), and kept once, whatever its place. A writer that
-    was killed goes on behind the last whole shard when it is called again.
+    was killed goes on behind the last whole shard when it is called again; one that SIGINT or SIGTERM asks to stop
+    first keeps what it has (a second signal takes its course at once).
 
     Args:
         folder: of the cache; made if it is not there.
@@ -116,7 +118,8 @@ def write_cache(
             if not (folder / MANIFEST).is_file():
                 reason, cure = reason_of(error) or (str(error), "")
                 raise CheckpointError(f"cache {folder}: cannot be written ({reason}); {cure}") from error
-        return _write(folder, header, features, teacher, spec, epochs, device, progress, shard_bytes)
+        stop = held.enter_context(HeldBack())
+        return _write(folder, header, features, teacher, spec, epochs, device, progress, shard_bytes, stop)
 
 
 def _waits(folder: Path) -> str:
@@ -133,6 +136,7 @@ def _write(
     device: torch.device | str,
     progress: Progress,
     shard_bytes: int,
+    stop: HeldBack,
 ) -> CacheSummary:
     manifest = read_manifest(folder)
     known: set[bytes] = set()
@@ -150,6 +154,11 @@ def _write(
     progress.begin("teacher cache", total)
     for place in range(0, total, _READ_TOGETHER):
         for at in range(place, min(place + _READ_TOGETHER, total)):
+            if stop.asked is not None:
+                if manifest is not None and keys:
+                    manifest = _append(folder, manifest, keys, rows)
+                    keys, rows, size = [], [], 0
+                stop.deliver()
             epoch, index = divmod(at, len(features))
             (example,) = examples(features.batch([index], epoch=epoch))
             key = key_of(example)

@@ -49,19 +49,30 @@ class Plan:
         return -(-examples // self.batch)
 
     def micro_batches(self, batch: Sequence[int], device: int) -> list[MicroBatch]:
-        """What one device does in one step, a forward pass each.
+        """What one device does in one step, a forward pass each; as many on every device.
 
-        A device that a small last batch does not reach gets one example of weight 0, so that all devices take
-        part in the step.
+        The devices' passes of one turn stand side by side in the batch, so that a group of up to `micro_batch *
+        devices` examples is one turn's. A device that a small last batch does not reach gets one example of weight 0,
+        so that all devices take part in every pass.
         """
         group = self.group or self.batch
-        mine = range(
-            device * self.micro_batch * self.accumulation, (device + 1) * self.micro_batch * self.accumulation
-        )
-        places = [place for place in mine if place < len(batch)]
-        if not places:
-            return [([batch[0]], [0], 0.0)]
-        return self.split([([batch[p] for p in places], [p // group for p in places], 1.0)])
+        if self.devices == 1:
+            return self.split([(list(batch), [place // group for place in range(len(batch))], 1.0)])
+        together = self.micro_batch * self.devices
+        passes: list[MicroBatch] = []
+        for turn in range(0, len(batch), together):
+            start = turn + device * self.micro_batch
+            places = range(start, min(start + self.micro_batch, len(batch)))
+            if places:
+                passes.append(([batch[p] for p in places], [p // group for p in places], 1.0))
+            else:
+                passes.append(([batch[0]], [0], 0.0))
+        return passes
+
+    @property
+    def spans_devices(self) -> bool:
+        """Whether a batch-wise group holds examples of several devices, whose rows must then be brought together."""
+        return self.devices > 1 and self.micro_batch % (self.group or self.batch) != 0
 
     def split(self, micro_batches: Sequence[MicroBatch]) -> list[MicroBatch]:
         """The same examples, as many a forward pass as memory holds."""
@@ -86,11 +97,12 @@ def total_steps(train: TrainRecipe, examples: int, devices: int = 1) -> int:
 
 def check_groups(plan: Plan) -> str | None:
     """Why a plan would cut a batch-wise group into pieces; None when it does not."""
-    group = plan.group or plan.batch
-    if plan.micro_batch % group == 0:
+    group, together = plan.group or plan.batch, plan.micro_batch * plan.devices
+    if together % group == 0:
         return None
+    devices = f" on {plan.devices} devices" if plan.devices > 1 else ""
     return (
-        f"the loss compares groups of {group} examples, but a forward pass holds {plan.micro_batch} "
+        f"the loss compares groups of {group} examples, but a forward pass holds {together}{devices} "
         f"(batch {plan.batch} = {plan.micro_batch} × {plan.accumulation} accumulated × {plan.devices} devices): "
         f"a group would be cut; set the loss's group_size to a divisor of {plan.micro_batch}"
     )

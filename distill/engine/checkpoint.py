@@ -1,7 +1,7 @@
 """Checkpoints that are whole or absent: written aside, digested, synced, then renamed into place.
 
-A checkpoint is a folder `step-00000123` with safetensors files, `state.json`, and `manifest.json` that holds the
-sha256 of each file. No pickle is written or read.
+A checkpoint is a folder `step-00000123` with safetensors files, `state.json`, and the manifest of `distill.manifest`. No
+pickle is written or read.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from distill.disk import reason_of, sha256_of, sync
-from distill.errors import CheckpointError
+from distill.disk import reason_of, sync
+from distill.errors import CheckpointError, MismatchError
+from distill.manifest import seal, verified
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-MANIFEST = "manifest.json"
+KIND = "checkpoint 1"
 STATE = "state.json"
 KEPT = 2
 
@@ -58,11 +59,7 @@ def save_checkpoint(
                 aside / f"{name}.safetensors",
             )
         (aside / STATE).write_text(json.dumps({"step": step, **state}))
-        digests = {file.name: sha256_of(file) for file in sorted(aside.iterdir())}
-        (aside / MANIFEST).write_text(json.dumps(digests, indent=1))
-        for file in aside.iterdir():
-            sync(file)
-        sync(aside)
+        seal(aside, KIND)
         shutil.rmtree(final, ignore_errors=True)
         aside.rename(final)
         sync(folder)
@@ -79,7 +76,8 @@ def latest_checkpoint(folder: Path, owner: str) -> tuple[Checkpoint | None, list
     """The newest whole checkpoint of `owner` under `folder`, and a line for each damaged one passed over.
 
     Raises:
-        CheckpointError: every checkpoint there is damaged, or it belongs to another run.
+        CheckpointError: every checkpoint there is damaged.
+        MismatchError: the newest whole one belongs to another run.
     """
     problems: list[str] = []
     for path in _steps(folder):
@@ -89,7 +87,7 @@ def latest_checkpoint(folder: Path, owner: str) -> tuple[Checkpoint | None, list
             problems.append(str(error))
             continue
         if checkpoint.state.get("owner") != owner:
-            raise CheckpointError(
+            raise MismatchError(
                 f"checkpoint {path}: belongs to a run with other settings; use another output folder or remove it"
             )
         return checkpoint, problems
@@ -100,33 +98,19 @@ def latest_checkpoint(folder: Path, owner: str) -> tuple[Checkpoint | None, list
 
 def _read(path: Path) -> Checkpoint:
     try:
-        manifest: dict[str, str] = json.loads((path / MANIFEST).read_text())
-        for name, digest in manifest.items():
-            if Path(name).name != name:
-                raise CheckpointError(f"checkpoint {path}: {MANIFEST} names {name!r}, which is no file of it")
-            if not (path / name).is_file():
-                raise CheckpointError(f"checkpoint {path}: {name} is missing")
-            if sha256_of(path / name) != digest:
-                raise CheckpointError(
-                    f"checkpoint {path}: {name} is damaged (its sha256 is not the manifest's)"
-                )
+        files = verified(path, KIND)
+    except CheckpointError as error:
+        raise CheckpointError(f"checkpoint {error}") from error.__cause__
+    try:
         state = json.loads((path / STATE).read_text())
         tensors = {
             name.removesuffix(".safetensors"): load_file(path / name)
-            for name in manifest
+            for name in files
             if name.endswith(".safetensors")
         }
         return Checkpoint(int(state["step"]), tensors, state)
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        AttributeError,
-        TypeError,
-        RecursionError,
-        SafetensorError,
-    ) as error:
-        raise CheckpointError(f"checkpoint {path}: {MANIFEST} or {STATE} cannot be read ({error})") from error
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"checkpoint {path}: {STATE} cannot be read ({error})") from error
 
 
 def _steps(folder: Path) -> list[Path]:

@@ -23,16 +23,20 @@ from distill.alignment import SharedHead, align_activations, align_classes
 from distill.engine.batches import MicroBatch, Plan, check_groups, epoch_batches, total_steps
 from distill.engine.checkpoint import latest_checkpoint, save_checkpoint
 from distill.engine.comparison import Comparison, CrossAttention, Turn
+from distill.engine.gathered_rows import gather_rows
 from distill.engine.optimizer import make_optimizer, optimizer_tensors, restore_optimizer
 from distill.engine.own_texts import OwnTexts
 from distill.engine.random_state import own_random, random_tensors, restore_own, restore_random
+from distill.engine.sharded import Outline, gathered, part_of, tied_weights, total_norm
 from distill.engine.spikes import WINDOW, Spikes
 from distill.errors import CheckpointError, NumericsError, RecipeError, ResourceError
 from distill.losses import Loss, ModelPair, Rows, Total, Wanted
 from distill.memory import enough_memory, ran_out_of_memory, what_was_wanted
 from distill.models import Batch, DataSet, Prediction, SparsePrediction, Student, Teacher, set_dropout
+from distill.processes import Processes, check_accelerator, new_accelerator
 from distill.progress import Progress, Silent
 from distill.recipe import TrainRecipe
+from distill.signals import HeldBack
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -43,12 +47,32 @@ if TYPE_CHECKING:
 Made = TypeVar("Made")
 
 
+# Between the random seeds of two devices, so that those of neighbouring runs do not meet.
+DEVICE_SEEDS = 1_000_003
+# Diagnostics of which the log keeps the least; of all others the largest.
+WORST_IS_LEAST = ("converged", "kept_mass")
+
+
 @dataclass(frozen=True)
 class Part:
-    """Terms of the loss, and the rows of one forward pass that they see."""
+    """Terms of the loss, and the rows of one forward pass that they see.
+
+    Attributes:
+        terms: of the loss.
+        rows: what they see.
+        total: how many rows the whole batch has, on all devices, for these terms.
+        own: the rows whose values are this device's to count, where rows of others stand beside them; None is all.
+    """
 
     terms: Total
     rows: Rows
+    total: int
+    own: Tensor | None = None
+
+    @property
+    def counted(self) -> Rows:
+        """The rows, those of other devices at weight 0."""
+        return self.rows if self.own is None else replace(self.rows, weight=self.rows.weights * self.own)
 
 
 @dataclass(frozen=True)
@@ -68,6 +92,11 @@ class Work:
     loss: Total
     rows: dict[tuple[str, ...], int]
     prompts: list[int] | None = None
+
+    @property
+    def reads_no_logits(self) -> bool:
+        """Whether weights behind the layers that are compared, such as the head's, may get no gradient."""
+        return all(term.reads_activations for term in self.loss)
 
 
 @dataclass(frozen=True)
@@ -109,7 +138,8 @@ class Engine:
 
     Raises:
         RecipeError: the batch would be split inside a batch-wise group, a teacher is missing, a term cannot
-            compare these two models, or there are no texts of the student's own to train on.
+            compare these two models, there are no texts of the student's own to train on, or accelerate is set up in
+            a way that is not supported (recipes/several-gpus.md).
         NumericsError: from `run`, when loss or gradient is not finite; the weights are those of the step before.
         ResourceError: from `run`, when memory does not hold a forward pass that cannot be made smaller, or a disk not
             what is written.
@@ -136,11 +166,9 @@ class Engine:
         accelerator: Accelerator | None = None,
         example_name: Callable[[int], str] | None = None,
     ):
-        if accelerator is None:
-            from accelerate import Accelerator
-
-            accelerator = Accelerator()
-        self.accelerator = accelerator
+        self.accelerator = accelerator = accelerator or new_accelerator()
+        check_accelerator(accelerator)
+        self.processes = Processes(accelerator)
         self.student = student
         self.teacher = teacher
         self.comparison = comparison
@@ -161,6 +189,19 @@ class Engine:
             devices=accelerator.num_processes,
             group=self.loss.group_size,
         )
+        self.sharded: bool = accelerator.is_fsdp2
+        if self.sharded and (self.loss.reads_activations or train.on_policy is not None):
+            raise RecipeError(
+                [
+                    "accelerate: FSDP is only for losses that compare logits, on the data's own texts; use --multi_gpu (DDP)"
+                ]
+            )
+        if self.sharded and (tied := tied_weights(student.model)):
+            raise RecipeError(
+                [
+                    f"accelerate: FSDP cannot divide a student that shares {' and '.join(tied)}; use --multi_gpu (DDP)"
+                ]
+            )
         cut = None if self.loss.additive else check_groups(self.plan)
         if cut is not None:
             raise RecipeError([f"loss: {cut}"])
@@ -181,9 +222,12 @@ class Engine:
                 batch_size=train.per_device_eval_batch_size,
             )
 
-        torch.manual_seed(seed)
+        # Devices see different examples: they hide different parts of them too.
+        torch.manual_seed(seed + DEVICE_SEEDS * accelerator.process_index)
         self.step_number = 0
         self.tokens = 0
+        self.seconds = 0.0  # of training, those before an interruption included
+        self._started = time.monotonic()
         self.total_steps = total_steps(train, len(features), accelerator.num_processes)
         if train.freeze_embeddings:
             for module in student.model.modules():
@@ -191,6 +235,10 @@ class Engine:
                     module.requires_grad_(False)
         if train.dropout is not None:
             set_dropout(student.model, train.dropout)
+        # DDP waits for a gradient of every weight that is trained, and else for ever.
+        self._waits_for_all = accelerator.num_processes > 1
+        if self._waits_for_all:
+            _freeze_unused(student, features, accelerator.device)
         # Weights that terms of the loss bring along: trained beside the student, kept in checkpoints, never in it.
         self.projections = self._build_projections()
         self._ask_teacher = teacher if self.loss.needs_teacher else None
@@ -200,7 +248,12 @@ class Engine:
             torch.nn.ModuleList([student.model, self.projections]), train, self.total_steps
         )
         student.model.train()
+        self._outline = Outline(student.model) if self.sharded else None
         student.model, self.optimizer = accelerator.prepare(student.model, optimizer)
+        if self._waits_for_all and not self.sharded:
+            # A language model's buffers are constants: sending them around at every forward pass would only change
+            # them under a pass that is still to go backward, and force all devices to make equally many.
+            student.model.broadcast_buffers = False  # type: ignore[assignment]
         self._autocast = _wants_bf16(train, accelerator.device)
         self._sums: dict[str, Tensor] = {}
         self._weights: dict[str, Tensor] = {}
@@ -240,53 +293,68 @@ class Engine:
     def run(self) -> Student:
         """Train to the last step, continuing from the newest checkpoint if there is one.
 
+        One process that SIGINT or SIGTERM asks to stop finishes its step, with the evaluation that belongs to it, and
+        leaves a checkpoint before the signal takes its course; a second signal takes it at once. Several processes
+        stop at once, each at a step of its own: they go on from the checkpoint before.
+
         Returns:
             The student, in inference mode.
         """
         if not self._resumed:
             self.resume()
         self.progress.begin(self.name, self.total_steps, self.step_number)
-        started, tokens_before = time.monotonic(), self.tokens
-        for batch in self._batches():
-            self.step(batch)
-            if self.step_number % self.train.logging_steps == 0 or self.step_number == self.total_steps:
-                seconds = time.monotonic() - started
-                figures = self._figures() | {
-                    "tokens_per_second": round((self.tokens - tokens_before) / seconds)
-                }
-                self.log({"step": self.step_number, **figures})
-                self.progress.advance(self.step_number, f"loss {figures['loss']:.4f}")
-            else:
-                self.progress.advance(self.step_number)
-            if self.evaluate and self.train.eval_steps and self.step_number % self.train.eval_steps == 0:
-                self.student.model.train(mode=False)
-                with enough_memory(
-                    f"{self.name}: evaluation at step {self.step_number}",
-                    "lower train.per_device_eval_batch_size",
-                ):
-                    self.log({"step": self.step_number, **self.evaluate()})
-                self.student.model.train()
-            if (
-                self.checkpoints
-                and self.step_number % self.train.save_steps == 0
-                and self.step_number < self.total_steps
-            ):
-                self._save()
+        self._started, tokens_before = time.monotonic(), self.tokens
+        alone = self.accelerator.num_processes == 1
+        with HeldBack() if alone else nullcontext() as stop:
+            for batch in self._batches():
+                self.step(batch)
+                self._after_step(tokens_before)
+                asked = stop is not None and stop.asked is not None
+                due = self.step_number % self.train.save_steps == 0 and self.step_number < self.total_steps
+                if self.checkpoints and (due or asked):
+                    self._save()
+                if stop is not None and asked:
+                    stop.deliver()
+        self.seconds += time.monotonic() - self._started
         self.student.model = self.accelerator.unwrap_model(self.student.model)
+        if self._outline:
+            self.student.model = self._outline.filled(self.student.model)
         self.student.model.train(mode=False)
         return self.student
+
+    def _after_step(self, tokens_before: int) -> None:
+        """Log and tell where the training is, and evaluate where that is due."""
+        if self.step_number % self.train.logging_steps == 0 or self.step_number == self.total_steps:
+            figures = self._figures() | {
+                "tokens_per_second": round((self.tokens - tokens_before) / (time.monotonic() - self._started))
+            }
+            self.log({"step": self.step_number, **figures})
+            self.progress.advance(self.step_number, f"loss {figures['loss']:.4f}")
+        else:
+            self.progress.advance(self.step_number)
+        if self.evaluate and self.train.eval_steps and self.step_number % self.train.eval_steps == 0:
+            self.student.model.train(mode=False)
+            with enough_memory(
+                f"{self.name}: evaluation at step {self.step_number}",
+                "lower train.per_device_eval_batch_size",
+            ):
+                self.log({"step": self.step_number, **self.evaluate()})
+            self.student.model.train()
 
     def step(self, batch: list[int]) -> None:
         """One optimizer step on the examples of `batch`, forward pass by forward pass."""
         where = f"{self.name}: step {self.step_number + 1}"
         work, begun = self._work(batch), self._beginning()
         loss, totals = self.within_memory(where, lambda: self._add_up(work))
+        loss = self._share(loss, begun.tokens)
         self._average_projections()
+        if self._waits_for_all and work.reads_no_logits:
+            self._forget_unreached()
         parameters = [p for _, p in self._trained() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm = total_norm([p.grad for p in parameters if p.grad is not None])
         lost, length = torch.stack([loss, norm.to(loss)]).tolist()  # waits for the device once
         if not (math.isfinite(lost) and math.isfinite(length)):
-            raise self._culprit(work, begun)
+            raise self._agreed_culprit(work, begun)
         if self.train.max_grad_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.train.max_grad_norm, norm)
         self._sums["gradient_norm"] = norm
@@ -305,25 +373,31 @@ class Engine:
             self.loss = self.loss.advance(figures, progress=self.step_number / self.total_steps)
 
     def _add_up(self, work: Work) -> tuple[Tensor, dict[str, Tensor]]:
-        """The gradient of a step; its loss on this device, and the sum of each term's weighted values."""
+        """The gradient of a step; this device's share of its loss, and the sum of each term's weighted values."""
         added = torch.zeros((), device=self.accelerator.device)
         totals: dict[str, Tensor] = {}
         for last, micro in _mark_last(self.plan.split(work.micro_batches)):
             with self.accelerator.no_sync(self.student.model) if not last else nullcontext():
                 parts = [
                     (part, part.terms.evaluate(part.rows, self.projections))
-                    for part in self._parts(work, micro)
+                    for whole in self._parts(work, micro)
+                    for part in self._across_devices(whole)
                 ]
                 means = [
-                    part.rows.mean(part.terms.combine(values), total_weight=work.rows[part.terms.names])
+                    part.rows.mean(part.terms.combine(values), total_weight=part.total)
                     for part, values in parts
                 ]
                 # Devices average their gradients: multiplying by their number makes the sum over the whole batch.
                 loss = torch.stack(means).sum() * self.plan.devices
-                added += loss.detach()
+                if self._waits_for_all and work.reads_no_logits:
+                    loss = loss + sum(part.rows.student[:0].sum() for part, _ in parts)
+                for (part, values), mean in zip(parts, means, strict=True):
+                    if part.own is not None:
+                        mean = part.counted.mean(part.terms.combine(values), total_weight=part.total)
+                    added += mean.detach()
                 self.accelerator.backward(loss)
             for part, values in parts:
-                for name, total in self._remember(part.rows, values).items():
+                for name, total in self._remember(part.counted, values).items():
                     totals[name] = totals.get(name, torch.zeros_like(total)) + total
         return added, totals
 
@@ -405,11 +479,44 @@ class Engine:
         yield from self.student.model.named_parameters()
         yield from self.projections.named_parameters(prefix="loss")
 
+    def _share(self, loss: Tensor, tokens_before: int) -> Tensor:
+        """The loss of a step on all devices; count the tokens that all of them have read since."""
+        if self.plan.devices == 1:
+            return loss
+        mine = torch.stack([loss.double(), loss.new_tensor(self.tokens - tokens_before, dtype=torch.float64)])
+        whole, read = self.accelerator.reduce(mine, "sum").unbind()
+        self.tokens = tokens_before + int(read)
+        return whole.to(loss.dtype)  # type: ignore[no-any-return]
+
     def _average_projections(self) -> None:
         """Do for the projections what the wrapped student does by itself: average gradients over devices."""
-        if self.plan.devices > 1:
-            for parameter in self.projections.parameters():
-                parameter.grad = self.accelerator.reduce(parameter.grad, reduction="mean")
+        parameters = list(self.projections.parameters())
+        if self.plan.devices == 1 or not parameters:
+            return
+        # A device whose rows reach a weight not at all has no gradient for it. One that no device reaches is left alone.
+        reached = torch.tensor([p.grad is not None for p in parameters], device=self.accelerator.device)
+        for parameter, devices in zip(
+            parameters, self.accelerator.reduce(reached.int(), "sum").tolist(), strict=True
+        ):
+            if devices:
+                mine = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                parameter.grad = self.accelerator.reduce(mine, reduction="mean")
+
+    def _forget_unreached(self) -> None:
+        """Take away gradients of 0 that only DDP has asked for: on one device these weights would have none."""
+        for parameter in self.student.model.parameters():
+            if parameter.grad is not None and not bool(parameter.grad.any()):
+                parameter.grad = None
+
+    def _across_devices(self, part: Part) -> list[Part]:
+        """A part of the loss as it is, or, where groups span devices, batch-wise terms with the rows of all of them."""
+        if not self.plan.spans_devices or part.terms.additive:
+            return [part]
+        alone = [term for term in part.terms if term.additive]
+        rows, own = gather_rows(part.rows, self.accelerator)
+        batchwise = Total(term for term in part.terms if not term.additive)
+        together = Part(batchwise, rows, part.total, own)
+        return [replace(part, terms=Total(alone)), together] if alone else [together]
 
     def _written(self, own_texts: OwnTexts, micro_batches: list[MicroBatch]) -> Work:
         """The student's own texts for these forward passes, and how many rows they make on all devices."""
@@ -464,7 +571,7 @@ class Engine:
         batch = replace(batch, weight_N=batch.weight_N * weight)
         self.tokens += int(batch.inputs["input_ids"].numel())
         if self.comparison is None:
-            return [Part(work.loss, self._rows(batch))]
+            return [Part(work.loss, self._rows(batch), work.rows[work.loss.names])]
         with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self._autocast):
             said = self.student(batch, self.wanted[0])
             alone, compared = self._split()
@@ -477,11 +584,11 @@ class Engine:
                     weight_N=batch.weight_N,
                     group_N=batch.group_N,
                 )
-                parts.append(Part(alone, own))
+                parts.append(Part(alone, own, work.rows[alone.names]))
             if compared:
                 assert self._ask_teacher is not None  # noqa: S101 - was checked
                 turn = Turn(batch, self.epoch, said, self.student, self._ask_teacher, self.models, group)
-                parts.append(Part(compared, self.comparison.rows(turn)))
+                parts.append(Part(compared, self.comparison.rows(turn), work.rows[compared.names]))
         return parts
 
     def _rows(self, batch: Batch) -> Rows:
@@ -553,18 +660,30 @@ class Engine:
             )
             self._sums[f"loss/{name}"] = self._sums.get(f"loss/{name}", torch.zeros_like(total)) + total
             for what, figure in terms[name][1].items():
-                worst = torch.minimum if what == "converged" else torch.maximum
+                worst = torch.minimum if what in WORST_IS_LEAST else torch.maximum
                 key = f"{name}/{what}"
                 self._sums[key] = worst(figure.detach(), self._sums.get(key, figure.detach()))
         return totals
 
     def _figures(self) -> dict[str, float]:
-        """Means since the last call: each term unweighted over the rows where it counted, their weighted sum as `loss`."""
-        figures = {}
-        for name, total in self._sums.items():
-            weight = self._weights.get(name)
+        """Means since the last call: each term unweighted over the rows where it counted, their weighted sum as `loss`.
+
+        Over the rows of all devices, which must all call this.
+        """
+        figures: dict[str, float] = {}
+        weights: dict[str, float] = {}
+        mine = ({name: float(t) for name, t in each.items()} for each in (self._sums, self._weights))
+        for sums, counted in self.processes.gather(tuple(mine)):
+            for name, figure in sums.items():
+                if name in counted:
+                    figures[name] = figures.get(name, 0.0) + figure
+                    weights[name] = weights.get(name, 0.0) + counted[name]
+                else:
+                    worst = min if name.rpartition("/")[2] in WORST_IS_LEAST else max
+                    figures[name] = worst(figure, figures.get(name, figure))
+        for name, weight in weights.items():
             # A term may have met no row in all these steps.
-            figures[name] = float(total) if weight is None else float(total) / max(float(weight), 1e-38)
+            figures[name] /= max(weight, 1e-38)
         weighted = sum(
             term.weight * figures.get(f"loss/{name}", 0.0)
             for name, term in zip(self.loss.names, self.loss, strict=True)
@@ -572,14 +691,33 @@ class Engine:
         self._sums, self._weights = {}, {}
         if self.own_texts:
             logged = (self.step_number - 1) // self.train.logging_steps * self.train.logging_steps
-            figures |= self.own_texts.figures(range(logged, self.step_number))
+            figures |= self.own_texts.figures(range(logged, self.step_number), self.processes.gather)
         return {"loss": float(weighted), **figures, "learning_rate": float(self.scheduler.get_last_lr()[0])}
 
-    def _culprit(self, work: Work, begun: Beginning) -> NumericsError:
-        """Which tensor was not finite at this step, and of which example. The weights have not been touched."""
-        where, unharmed = f"step {self.step_number + 1}", "the weights are those of the step before"
+    def _agreed_culprit(self, work: Work, begun: Beginning) -> NumericsError:
+        """What all devices say was not finite at this step: the first that names a tensor of its own."""
+        wrapped = self.student.model
+        # Each looks by itself, and the first that finds something stops looking.
+        self.student.model = self.accelerator.unwrap_model(wrapped)
+        try:
+            found = self.processes.gather(self._culprit(work, begun))
+        finally:
+            self.student.model = wrapped
+        named = [(f" on device {rank}", *each) for rank, each in enumerate(found) if each[0]]
+        device, _, problem = named[0] if named else ("", *found[0])
+        where = f"step {self.step_number + 1}{device if self.plan.devices > 1 else ''}"
+        return NumericsError(f"{where}: {problem}")
+
+    def _culprit(self, work: Work, begun: Beginning) -> tuple[bool, str]:
+        """Which tensor of this device was not finite at this step, and of which example; whether it began there.
+
+        The weights have not been touched.
+        """
+        unharmed = "the weights are those of the step before"
         wrong = self._gradients_not_finite()
         self._back_to(begun)  # the same dropout
+        problems: list[str] = []
+        # To the end: where the student is divided among devices, all must read as often.
         with torch.no_grad():
             for micro in self.plan.split(work.micro_batches):
                 for part in self._parts(work, micro):
@@ -587,22 +725,25 @@ class Engine:
                         part.rows.check_finite()
                     except NumericsError as error:
                         of = self._example(work, micro, part, error)
-                        return NumericsError(f"{where}: {of}{error}; {unharmed}")
+                        problems.append(f"{of}{error}; {unharmed}")
+                        continue
                     for name, (values_N, _) in part.terms.evaluate(part.rows, self.projections).items():
                         wrong_N = ~values_N.isfinite() & (part.rows.weights > 0)
                         if bool(wrong_N.any()):
                             row = int(wrong_N.nonzero()[0])
                             of = self._example(work, micro, part, NumericsError("", row=row))
-                            return NumericsError(
-                                f"{where}: {of}loss term {name} is not finite, got {float(values_N[row])}; "
-                                f"{unharmed}; lower its temperature's extremes or its weight"
+                            problems.append(
+                                f"{of}loss term {name} is not finite, got {float(values_N[row])}; {unharmed}; lower its "
+                                "temperature's extremes or its weight"
                             )
+        if problems:
+            return True, problems[0]
         cure = "lower learning_rate or use precision: fp32"
         if not wrong:
-            return NumericsError(f"{where}: the gradient's norm is beyond float32; {unharmed}; {cure}")
-        return NumericsError(
-            f"{where}: {self._example_of_gradient(work)}the gradient of {wrong[0]} is not finite ({len(wrong)} tensors "
-            f"in all); {unharmed}; {cure}"
+            return False, f"the gradient's norm is beyond float32; {unharmed}; {cure}"
+        return False, (
+            f"{self._example_of_gradient(work)}the gradient of {wrong[0]} is not finite ({len(wrong)} tensors in all); "
+            f"{unharmed}; {cure}"
         )
 
     def _gradients_not_finite(self) -> list[str]:
@@ -646,28 +787,44 @@ class Engine:
         return ""
 
     def _save(self) -> None:
-        model = self.accelerator.unwrap_model(self.student.model)
+        model, main = self.accelerator.unwrap_model(self.student.model), self.processes.main
         states = random_tensors(self.accelerator)
-        if self.accelerator.is_main_process and self.checkpoints:
+        student = gathered(_weights(model), kept=main)
+        moments = gathered(optimizer_tensors(self.optimizer), kept=main)
+
+        def save() -> None:
+            assert self.checkpoints is not None  # noqa: S101 - who calls knows
             save_checkpoint(
                 self.checkpoints,
                 self.step_number,
                 {
-                    "student": _weights(model),
-                    "optimizer": optimizer_tensors(self.optimizer),
+                    "student": student,
+                    "optimizer": moments,
                     "random": states,
+                    "figures": {
+                        **{f"sum:{name}": total for name, total in self._sums.items()},
+                        **{f"weight:{name}": weight for name, weight in self._weights.items()},
+                    },
                     **({"projections": _weights(self.projections)} if self.projections else {}),
                 },
                 {
                     "owner": self.owner,
                     "scheduler": self.scheduler.state_dict(),
                     "tokens": self.tokens,
+                    "seconds": self.seconds + time.monotonic() - self._started,
                     "at_once": self.plan.at_once,
                     "losses": self._spikes.losses,
-                    "loss": [asdict(term) for term in self.loss] if self.loss.scheduled else None,
+                    # A scheduled loss is its own state.
+                    "loss": {
+                        name: asdict(term)
+                        for name, term in zip(self.loss.names, self.loss, strict=True)
+                        if term.scheduled
+                    },
+                    "own_texts": self.own_texts.unsaid if self.own_texts else None,
                 },
             )
-        self.accelerator.wait_for_everyone()
+
+        self.processes.first(save)
 
     def resume(self) -> int:
         """Go back to the newest whole checkpoint, if there is one.
@@ -676,7 +833,8 @@ class Engine:
             The step it stands at; 0 without one.
 
         Raises:
-            CheckpointError: the only checkpoints there are damaged or belong to another training.
+            CheckpointError: the only checkpoints there are damaged, or lack what this training goes on from.
+            MismatchError: they belong to another training.
         """
         self._resumed = True
         if self.checkpoints is None:
@@ -687,13 +845,20 @@ class Engine:
         if checkpoint is None:
             return 0
         student = self.accelerator.unwrap_model(self.student.model)
+        missing = {"student", "optimizer", "random", "figures"} - checkpoint.tensors.keys()
+        if missing:
+            raise CheckpointError(f"{self.checkpoints}: the checkpoint holds no {min(missing)}")
+        if checkpoint.step and not checkpoint.tensors["optimizer"]:
+            raise CheckpointError(f"{self.checkpoints}: the checkpoint's optimizer is empty")
         for what, module in (("student", student), ("projections", self.projections)):
             weights, stored = _weights(module), checkpoint.tensors.get(what, {})
-            if weights.keys() != stored.keys():
+            if {name: tensor.shape for name, tensor in weights.items()} != {
+                name: tensor.shape for name, tensor in stored.items()
+            }:
                 raise CheckpointError(f"{self.checkpoints}: the checkpoint's {what} tensors are others")
             with torch.no_grad():
                 for name, tensor in weights.items():
-                    tensor.copy_(stored[name])
+                    tensor.copy_(part_of(stored[name], tensor))
         restore_optimizer(self.optimizer, checkpoint.tensors["optimizer"])
         self.scheduler.load_state_dict(checkpoint.state["scheduler"])
         # A scheduler's state does not reach the optimizer before its next step: put the rate back by hand.
@@ -702,12 +867,19 @@ class Engine:
         restore_random(self.accelerator, checkpoint.tensors["random"])
         self.step_number = checkpoint.step
         self.tokens = int(checkpoint.state["tokens"])
+        self.seconds = float(checkpoint.state["seconds"])
         self.plan = replace(self.plan, at_once=checkpoint.state["at_once"])
         self._spikes.losses = checkpoint.state["losses"]
-        if self.loss.scheduled:
-            # A scheduled loss is its own state.
-            stored_terms = zip(self.loss, checkpoint.state["loss"], strict=True)
-            self.loss = Total(type(term)(**fields) for term, fields in stored_terms)
+        terms = zip(self.loss.names, self.loss, strict=True)
+        self.loss = Total(
+            type(term)(**checkpoint.state["loss"][name]) if term.scheduled else term for name, term in terms
+        )
+        for name, tensor in checkpoint.tensors["figures"].items():
+            kind, _, figure = name.partition(":")
+            kept = self._sums if kind == "sum" else self._weights
+            kept[figure] = tensor.to(self.accelerator.device)
+        if self.own_texts:
+            self.own_texts.remember(checkpoint.state["own_texts"])
         return self.step_number
 
 
@@ -716,6 +888,20 @@ def _weights(model: torch.nn.Module) -> dict[str, Tensor]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad} | {
         f"buffer:{name}": buffer for name, buffer in model.named_buffers()
     }
+
+
+def _freeze_unused(student: Student, features: DataSet, device: torch.device) -> None:
+    """Freeze weights on which nothing that a model says depends: they get no gradient on one device either."""
+    model: torch.nn.Module = student.model
+    model.to(device)
+    mode = model.training
+    model.train(mode=False)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    said = student(features.batch([0]).to(device)).logits_NC
+    gradients = torch.autograd.grad(said.sum(), trained, allow_unused=True)
+    for parameter, gradient in zip(trained, gradients, strict=True):
+        parameter.requires_grad_(gradient is not None)
+    model.train(mode=mode)
 
 
 def _wants_bf16(train: TrainRecipe, device: torch.device) -> bool:

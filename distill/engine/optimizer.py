@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from distill.engine.sharded import part_of
 from distill.errors import CheckpointError
 from distill.recipe import TrainRecipe
 
@@ -40,13 +41,27 @@ def optimizer_tensors(optimizer: Any) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: Any, tensors: Mapping[str, Tensor]) -> None:
-    """Put stored tensors back. What the optimizer holds besides (learning rates) is the scheduler's to restore."""
+    """Put stored tensors back. What the optimizer holds besides (learning rates) is the scheduler's to restore.
+
+    Raises:
+        CheckpointError: they are another optimizer's, or only a part of one's.
+    """
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         number, name = key.split(".", 1)
         state.setdefault(int(number), {})[name] = tensor
     whole = optimizer.state_dict()
-    expected = {number for group in whole["param_groups"] for number in group["params"]}
-    if state.keys() - expected:
+    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if state.keys() - set(range(len(held))):
         raise CheckpointError("the checkpoint's optimizer has other parameters than the student")
+    of_each = {name for entry in state.values() for name in entry}
+    for parameter, entry in state.items():
+        if of_each - entry.keys():
+            raise CheckpointError(
+                f"the checkpoint's optimizer lacks {min(of_each - entry.keys())} of parameter {parameter}"
+            )
+    for parameter, moments in ((held[place], moments) for place, moments in state.items()):
+        for name, tensor in moments.items():
+            if tensor.shape == parameter.shape:
+                moments[name] = part_of(tensor, parameter)
     optimizer.load_state_dict({**whole, "state": state})

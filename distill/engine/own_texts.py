@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from distill.models.sequences import Ids
     from distill.recipe import OnPolicy
 
+Written = tuple[list[int], list[float], int, float]
+"""Of the texts that a process wrote: lengths, shares of different tokens, how many ended; and the seconds it took."""
 # Of a text's tokens, the share of different ones below which it says the same again and again.
 REPEATING = 0.1
 
@@ -126,8 +128,10 @@ class OwnTexts:
             self._tokenizer,
         )
 
-    def figures(self, steps: range) -> dict[str, float]:
-        """What this process wrote since the last call, during these steps.
+    def figures(
+        self, steps: range, gather: Callable[[Written], Sequence[Written]] = lambda own: [own]
+    ) -> dict[str, float]:
+        """What was written since the last call, during these steps; `gather` returns what all processes wrote.
 
         `steps`: share of the steps that were trained on own texts. `length`: mean tokens of a text. `ended`: share of
         texts that ended by themselves. `distinct`: mean share of a text's tokens that are different ones; `repeating`:
@@ -135,17 +139,37 @@ class OwnTexts:
         rises to 1, mostly with `ended` at 0. `written_tokens_per_second` is the speed of writing.
         """
         figures = {"steps": sum(map(self.taken_at, steps)) / max(len(steps), 1)}
-        if texts := len(self._lengths):
-            tokens = sum(self._lengths)
+        written = gather((self._lengths, self._distinct, self._ended, self._seconds))
+        self._forget()
+        lengths = [length for each, _, _, _ in written for length in each]
+        distinct = [share for _, each, _, _ in written for share in each]
+        if texts := len(lengths):
+            tokens = sum(lengths)
             figures |= {
                 "length": tokens / texts,
-                "ended": self._ended / texts,
-                "distinct": sum(self._distinct) / texts,
-                "repeating": sum(share < REPEATING for share in self._distinct) / texts,
-                "written_tokens_per_second": round(tokens / self._seconds),
+                "ended": sum(ended for _, _, ended, _ in written) / texts,
+                "distinct": sum(distinct) / texts,
+                "repeating": sum(share < REPEATING for share in distinct) / texts,
+                "written_tokens_per_second": round(tokens / max(seconds for *_, seconds in written)),
             }
-        self._forget()
         return {f"on_policy/{name}": figure for name, figure in figures.items()}
+
+    @property
+    def unsaid(self) -> dict[str, Any]:
+        """What was remembered since the last `figures`, as JSON keeps it; `remember` takes it back."""
+        return {
+            "lengths": self._lengths,
+            "distinct": self._distinct,
+            "ended": self._ended,
+            "seconds": self._seconds,
+        }
+
+    def remember(self, unsaid: Mapping[str, Any]) -> None:
+        """Go on counting from what `unsaid` said."""
+        self._forget()
+        self._lengths += unsaid["lengths"]
+        self._distinct += unsaid["distinct"]
+        self._ended, self._seconds = unsaid["ended"], unsaid["seconds"]
 
     def _prompt(self, index: int) -> Ids:
         return self.data.prompt(index, self.settings.prompt_tokens)

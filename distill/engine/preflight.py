@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -490,7 +490,7 @@ def _memory(engine: Engine) -> tuple[Memory, float]:
     weights, gradients = _size(parameters), _size(trained)
     peak = _Peak(engine.accelerator.device)
     whole = engine._rows_of(batch)
-    for micro in engine.plan.micro_batches(batch, 0):
+    for micro in replace(engine.plan, devices=1).micro_batches(batch, 0):
         torch.autograd.backward(_loss(engine, micro, whole))
     most = peak.read()
     norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])

@@ -46,9 +46,10 @@ def restore_random(accelerator: Accelerator, tensors: Mapping[str, Tensor]) -> N
     rank = accelerator.process_index
     wanted = ["cpu", *(["cuda"] if accelerator.device.type == "cuda" else [])]
     missing = [name for name in wanted if f"{name}.{rank}" not in tensors]
-    if missing:
+    held = sum(name.startswith("cpu.") for name in tensors)
+    if missing or held != accelerator.num_processes:
         raise CheckpointError(
-            f"the checkpoint holds no {missing[0]} random state for process {rank}: continue with as many processes "
-            "and the same kind of device as it was made with"
+            f"the checkpoint is of {held} processes{f' and holds no {missing[0]} random state' if missing else ''}: "
+            "continue with as many processes and the same kind of device as it was made with"
         )
     restore_own(accelerator, {name: tensors[f"{name}.{rank}"] for name in wanted})

@@ -9,9 +9,11 @@ from __future__ import annotations
 import copy
 import dataclasses
 import difflib
+import inspect
 import re
 import warnings
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,6 +105,8 @@ def adapt(model: PreTrainedModel, settings: Mapping[str, Any], kind: HeadKind, s
             raise ModelError(
                 f"student.adapter: {settings['peft_type']} does not fit a {type(model).__name__} ({_line(error)})"
             ) from error
+    if not _can_pass_prefix(adapted):
+        raise ModelError(f"student.adapter: {_no_prefix(model)}")
     return adapted
 
 
@@ -146,31 +150,33 @@ def merged(model: PeftModel, *, in_place: bool = False) -> PreTrainedModel:
     return plain
 
 
-def save_adapter(model: PeftModel, folder: Path, base: str | None) -> None:
+def save_adapter(model: PeftModel, folder: Path, base: str | None, home: Path) -> None:
     """Write an adapter that cannot be merged, in peft's own format.
 
     Args:
         model: what was trained.
         folder: where to.
         base: the folder or hub id of the model under it; None writes that model too, into `base/`.
+        home: where the folder will stand.
     """
     if base is None:
         plain = copy.deepcopy(unwrapped_adapter(model))
         _without_wrappers(plain)
         plain.save_pretrained(folder / BASE_FOLDER)
-        base = str((folder / BASE_FOLDER).resolve())
+        base = str((home / BASE_FOLDER).resolve())
     config = model.active_peft_config
     config.base_model_name_or_path = base
     with _quiet_peft():
         # "auto" would ask the hub whether the base's vocabulary grew.
         model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)  # peft's empty form of a model card
 
 
 def load_adapter(base: PreTrainedModel, folder: str, name: str, *, merge: bool = True) -> PreTrainedModel:
     """A base model with the adapter of a folder, merged where it can be unless `merge` is False, for inference.
 
     Raises:
-        ModelError: peft is missing, or the adapter does not belong to this base.
+        ModelError: peft is missing, the adapter does not belong to this base, or peft cannot run it there.
     """
     try:
         from peft import PeftModel
@@ -181,6 +187,8 @@ def load_adapter(base: PreTrainedModel, folder: str, name: str, *, merge: bool =
             model = PeftModel.from_pretrained(base, folder, is_trainable=False, torch_device="cpu")
         except Exception as error:
             raise ModelError(f"model {name}: its adapter cannot be loaded ({_line(error)})") from error
+    if not _can_pass_prefix(model):
+        raise ModelError(f"model {name}: {_no_prefix(base)}")
     return merged(model, in_place=True) if merge and is_mergeable(model) else model  # type: ignore[return-value]
 
 
@@ -218,6 +226,30 @@ def check_adapter_file(name: str, said: Mapping[str, Any]) -> tuple[str, str | N
     if revision is not None and not (isinstance(revision, str) and re.fullmatch(REVISION, revision)):
         raise ModelError(f"model {name}: its {ADAPTER_CONFIG} sets revision to no git revision")
     return base, revision
+
+
+def _can_pass_prefix(model: PeftModel) -> bool:
+    """Whether peft can hand a prefix, if the adapter is one, to this classifier.
+
+    It looks for the argument `past_key_values`, which transformers 5.24 calls `cache`, and raises in the first forward
+    pass where there is none. A language model is handed it without that look.
+    """
+    config = model.active_peft_config
+    if config.peft_type != "PREFIX_TUNING" or config.task_type != TASK_TYPES["classification"]:
+        return True
+    inside = model.base_model.get_submodule(model.transformer_backbone_name)
+    return any(
+        "past_key_values" in inspect.signature(module.forward).parameters
+        for module in (model.base_model, inside)
+    )
+
+
+def _no_prefix(model: nn.Module) -> str:
+    versions = " and ".join(f"{name} {version(name)}" for name in ("peft", "transformers"))
+    return (
+        f"PREFIX_TUNING does not fit a {type(model).__name__} with {versions}, because its past_key_values are called "
+        "otherwise; use a newer peft, an older transformers, or PROMPT_TUNING"
+    )
 
 
 def _without_wrappers(model: nn.Module) -> None:

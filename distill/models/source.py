@@ -9,11 +9,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from distill.errors import ModelError
+from distill.disk import sha256_of
+from distill.errors import CheckpointError, ModelError
+from distill.manifest import MANIFEST, verified
 from distill.models.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE_FOLDER, check_adapter_file
 from distill.models.folder_check import INDEX, check_folder, read_object
 from distill.recipe.packages import PREFIX, model_folder
 from distill.recipe.paths import public_name
+
+MODEL_KIND = "model 1"
+PROVENANCE_FILE = "provenance.json"
 
 # The weights a package is known to carry. A package may be re-released under the same name: its digest decides.
 PINNED_WEIGHTS = {
@@ -60,12 +65,14 @@ def find_model(name: str, revision: str | None = None, *, trust_remote_code: boo
 
     Raises:
         ModelError: the package is missing or carries other weights than the pinned ones, the folder holds no
-            model, the hub cannot be reached, or the files ask for more than to be read (`check_folder`).
+            model, or one that `Student.save` wrote and that was damaged since, the hub cannot be reached, or the files
+            ask for more than to be read (`check_folder`).
     """
     if name.startswith(PREFIX):
         return _from_package(name)
     folder = Path(name)
     if folder.is_dir() and not (trust_remote_code and revision is not None):
+        known = _written_digests(name, folder)
         if _is_adapter(folder):
             return _with_base(name, folder, None, None)
         if not (folder / "config.json").is_file():
@@ -73,9 +80,8 @@ def find_model(name: str, revision: str | None = None, *, trust_remote_code: boo
                 f"model {name}: the folder holds no config.json; give a transformers model folder"
             )
         check_folder(name, folder, runs_code=trust_remote_code)
-        return ModelSource(
-            name, str(folder), None, weights_digest(folder), trust_remote_code=trust_remote_code
-        )
+        digest = weights_digest(folder, known)
+        return ModelSource(name, str(folder), None, digest, trust_remote_code=trust_remote_code)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelError(f"model {name}: no such folder")
     return _from_hub(name, revision, trust_remote_code)
@@ -112,9 +118,9 @@ def find_trained(folder: Path, trusted: Mapping[str, str]) -> ModelSource:
     if not trusted or not code:
         return find_model(str(folder))
     snapshots = [Path(find_trusted(name, None, trusted).location) for name in trusted]
-    known = {_sha256(file) for snapshot in snapshots for file in snapshot.rglob("*.py")}
+    known = {sha256_of(file) for snapshot in snapshots for file in snapshot.rglob("*.py")}
     for file in code:
-        if _sha256(file) not in known:
+        if sha256_of(file) not in known:
             raise ModelError(
                 f"model {folder}: {file.name} is not the code that is trusted; remove the folder"
             )
@@ -145,8 +151,13 @@ def is_model(folder: Path) -> bool:
     return (folder / "config.json").is_file() or _is_adapter(folder)
 
 
-def weights_digest(folder: Path) -> str:
-    """Sha256 over the config, every safetensors file of a model folder, in name order, and the index that joins them."""
+def weights_digest(folder: Path, known: Mapping[str, str] | None = None) -> str:
+    """Sha256 over the config, every safetensors file of a model folder, in name order, and the index that joins them.
+
+    Args:
+        folder: of the model.
+        known: digests of its files, by name, that need not be computed again.
+    """
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise ModelError(
@@ -155,9 +166,9 @@ def weights_digest(folder: Path) -> str:
     digest = hashlib.sha256((folder / "config.json").read_bytes())
     for file in files:
         digest.update(file.name.encode())
-        digest.update(bytes.fromhex(_sha256(file)))
+        digest.update(bytes.fromhex((known or {}).get(file.name) or sha256_of(file)))
     if (folder / INDEX).is_file():
-        digest.update(bytes.fromhex(_sha256(folder / INDEX)))
+        digest.update(bytes.fromhex(sha256_of(folder / INDEX)))
     return digest.hexdigest()
 
 
@@ -173,7 +184,7 @@ def _from_package(name: str) -> ModelSource:
     pinned = PINNED_WEIGHTS.get(package.lower())
     if not (folder / "model.safetensors").is_file():
         raise ModelError(f"model {name}: the package carries no model/model.safetensors")
-    found = _sha256(folder / "model.safetensors")
+    found = sha256_of(folder / "model.safetensors")
     if pinned is None:
         raise ModelError(
             f"model {name}: distill knows no digest of this package's weights (sha256 {found}); "
@@ -196,7 +207,14 @@ def _from_hub(name: str, revision: str | None, trust_remote_code: bool = False) 
             f"model {name}: its code may only be run from a commit, found revision {revision}; give all 40 digits of "
             "the commit whose code you have read"
         )
-    patterns = ["*.json", "*.safetensors", "*.txt", "*.model", *(["*.py"] if trust_remote_code else [])]
+    patterns = [
+        "*.json",
+        "*.safetensors",
+        "*.txt",
+        "*.model",
+        "*.jinja",
+        *(["*.py"] if trust_remote_code else []),
+    ]
     try:
         folder = snapshot_download(name, revision=revision, allow_patterns=patterns)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
@@ -204,6 +222,7 @@ def _from_hub(name: str, revision: str | None, trust_remote_code: bool = False) 
         raise ModelError(
             f"model {name}: neither a folder here nor to be had from the hub ({first_line})"
         ) from error
+    _written_digests(name, Path(folder))
     # A snapshot folder is named after the commit it holds.
     if _is_adapter(Path(folder)):
         return _with_base(name, Path(folder), Path(folder).name, f"hub:{name}@{Path(folder).name}")
@@ -234,11 +253,21 @@ def _with_base(name: str, folder: Path, revision: str | None, digest: str | None
         raise ModelError(f"model {name}: its base {base.name} is an adapter too; merge that one first")
     if digest is None:
         digest = hashlib.sha256((folder / ADAPTER_CONFIG).read_bytes()).hexdigest()
-        digest += _sha256(folder / ADAPTER_WEIGHTS)
+        digest += sha256_of(folder / ADAPTER_WEIGHTS)
     digest = hashlib.sha256(f"{digest} on {base.digest}".encode()).hexdigest()
     return ModelSource(name, str(folder), revision, digest, base)
 
 
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _written_digests(name: str, folder: Path) -> Mapping[str, str]:
+    """The digests of a folder that `Student.save` wrote, whose files are still those; nothing of anybody else's."""
+    manifest = folder / MANIFEST
+    ours = manifest.is_file() and b"distill model" in manifest.read_bytes()
+    if not ours and not (folder / PROVENANCE_FILE).is_file():
+        return {}
+    try:
+        return verified(folder, MODEL_KIND)
+    except CheckpointError as error:
+        raise ModelError(
+            f"model {name}: {str(error).removeprefix(f'{folder}: ')}; make it again, or remove {MANIFEST} and "
+            f"{PROVENANCE_FILE} if you changed it yourself"
+        ) from error

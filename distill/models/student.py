@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill.disk import refused
+from distill.disk import refused, sync
 from distill.errors import ModelError
 from distill.losses import Vocabularies
+from distill.manifest import MANIFEST, seal
 from distill.models.adapter import adapt, is_adapted, is_mergeable, merged, save_adapter
 from distill.models.batch import Batch
 from distill.models.depth import Layers, choose_layers
@@ -17,7 +19,7 @@ from distill.models.loading import HeadKind, load_model, load_tokenizer, model_f
 from distill.models.prediction import Prediction
 from distill.models.recording import model_shape, run, token_weights
 from distill.models.smaller_tokenizer import pieces_of
-from distill.models.source import ModelSource, find_model
+from distill.models.source import MODEL_KIND, PROVENANCE_FILE, ModelSource, find_model
 from distill.models.vocabulary import keep_tokenizer_tokens, keep_tokens, needed_tokens, replace_tokens
 from distill.models.width import Activity, choose_width, keep_width
 
@@ -29,8 +31,6 @@ if TYPE_CHECKING:
 
     from distill.losses import ModelShape, Wanted
     from distill.models.teacher import Teacher
-
-PROVENANCE_FILE = "provenance.json"
 
 
 class Student:
@@ -255,18 +255,44 @@ class Student:
         An adapter is merged into the weights. One with virtual tokens cannot be: it is written in peft's own format
         with the place of its base model, for peft's AutoPeftModel… classes.
 
+        `manifest.json` names every file with its sha256 (see `distill.manifest`): `find_model` refuses a folder whose
+        files are not the ones that were written. They are put there one by one when all are written, the manifest
+        first, so that a folder that was left half replaced is refused too. Other files there stay.
+
         Raises:
             ResourceError: the folder cannot be written; what is there of it is not a whole model.
         """
         folder = Path(folder)
-        with refused(folder), quiet_transformers():
+        with refused(folder):
+            aside = folder / ".writing"
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir(parents=True)
+            try:
+                self._write(aside, folder)
+                seal(aside, MODEL_KIND)
+                for file in [aside / MANIFEST, *(path for path in aside.rglob("*") if path.is_file())]:
+                    if file.exists():  # the manifest comes twice
+                        target = folder / file.relative_to(aside)
+                        target.parent.mkdir(parents=True, exist_ok=True)
+                        file.replace(target)
+            finally:
+                shutil.rmtree(aside, ignore_errors=True)
+            sync(folder)
+
+    def _write(self, folder: Path, home: Path) -> None:
+        """The files of a folder that will stand at `home`."""
+        with quiet_transformers():
             if is_adapted(self.model) and not is_mergeable(self.model):
-                save_adapter(self.model, folder, self._base)  # type: ignore[arg-type]
+                save_adapter(self.model, folder, self._base, home)  # type: ignore[arg-type]
             else:
                 plain = merged(self.model) if is_adapted(self.model) else self.model  # type: ignore[arg-type]
                 plain.save_pretrained(folder)
+            if self.tokenizer.is_fast:
+                # Whatever text it read last may have left these in it.
+                self.tokenizer.backend_tokenizer.no_truncation()
+                self.tokenizer.backend_tokenizer.no_padding()
             self.tokenizer.save_pretrained(folder)
-            (folder / PROVENANCE_FILE).write_text(json.dumps(self.provenance, indent=1) + "\n")
+        (folder / PROVENANCE_FILE).write_text(json.dumps(self.provenance, indent=1) + "\n")
 
 
 def _load_plain(source: ModelSource, kind: HeadKind, labels: tuple[str, ...], seed: int) -> PreTrainedModel:

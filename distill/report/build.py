@@ -161,7 +161,7 @@ def _language_figures(task: str, by_seed: Sequence[Sequence[Answer]]) -> dict[st
 
 def _fits(folder: RunFolder, recipe: Recipe, role: Role, task: str) -> list[dict[str, Any]]:
     seeds = recipe.seeds[:1] if role == "teacher" else recipe.seeds
-    return [read_json(folder.fit(fit_name(role, task, seed))) for seed in seeds]
+    return [folder.read_fit(fit_name(role, task, seed)) for seed in seeds]
 
 
 def _answers(folder: RunFolder, recipe: Recipe, role: Role, owner: str, task: str) -> list[Sequence[Answer]]:

@@ -7,10 +7,12 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from distill.disk import refuse_links_out, refused, remove, whole
+from distill.disk import locked, refuse_links_out, refused, remove, whole
+from distill.manifest import MANIFEST, seal, verified
 from distill.run_folder import read_json
 
 RECORD = "fit.json"
+KIND = "shared fit 1"
 
 
 class CacheEntry:
@@ -26,9 +28,13 @@ class CacheEntry:
             key: the whole digest of what was fitted.
             files: where the run wants each file or folder, by its name here; the record last, so that an
                 interrupted copy is not taken for a finished fit.
+
+        Raises:
+            CheckpointError: a file of the entry is missing or damaged; nothing was taken.
         """
-        if not all((self.folder / name).exists() for name in files):
+        if not (self.folder / MANIFEST).is_file() or not all((self.folder / name).exists() for name in files):
             return False
+        verified(self.folder, KIND)
         if read_json(self.folder / RECORD).get("key") != key:
             return False
         refuse_links_out(self.folder)
@@ -37,17 +43,22 @@ class CacheEntry:
         return True
 
     def put(self, files: Mapping[str, Path]) -> None:
-        """Keep a finished fit: gathered aside, then renamed, so that an entry is whole or absent.
+        """Keep a finished fit: gathered aside, sealed, then renamed, so that an entry is whole or absent.
 
         Raises:
             ResourceError: it cannot be written; nothing half-written stays behind.
         """
-        aside = self.folder.with_name(f".writing-{self.folder.name}-{os.getpid()}")
-        with refused(self.folder, "cache "):
+        aside = self.folder.with_name(f".writing-{self.folder.name}")
+        lock = self.folder.with_name(".writing")
+        with refused(self.folder, "cache "), locked(lock, waiting=lambda: None):
             try:
+                remove(aside)
                 for name, source in files.items():
                     _link(source, aside / name)
-                shutil.rmtree(self.folder, ignore_errors=True)
+                seal(aside, KIND)
+                # Without its manifest, what is left of the old entry is none.
+                (self.folder / MANIFEST).unlink(missing_ok=True)
+                remove(self.folder)
                 aside.rename(self.folder)
             except BaseException:
                 remove(aside)

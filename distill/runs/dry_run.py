@@ -10,6 +10,7 @@ from distill.engine.preflight import Preflight
 from distill.losses import Total
 from distill.models import Batch, Student
 from distill.models.source import trusted_repositories
+from distill.processes import new_accelerator
 from distill.run_folder import RunFolder
 from distill.runs.corpus import Corpus
 from distill.runs.job import Job
@@ -45,14 +46,12 @@ def dry_run(
         ModelError: a model is missing.
     """
     _quiet_libraries()
-    from accelerate import Accelerator
-
     from distill.progress import Silent
 
     trusted = trusted_repositories(trust_remote_code)
     data = load_data(recipe)
     corpus = Corpus(recipe, [data[name] for name in recipe.data.tasks])
-    accelerator = Accelerator()
+    accelerator = new_accelerator()
     found: dict[str, Preflight] = {}
     for name in recipe.data.tasks:
         with tempfile.TemporaryDirectory(prefix="distill-") as folder:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill.engine.reading import reading_for
@@ -91,7 +92,8 @@ def measurements(
         return latency(models, features, device)
 
     weights: dict[str, dict[str, torch.Tensor]] = {
-        name: load_file(weights_file(folder.model("student", name))) for name in recipe.data.tasks
+        name: load_file(weights_file(Path(find_trained(folder.model("student", name), trusted).location)))
+        for name in recipe.data.tasks
     }
     times = taking_turns("student", "teacher0")
     for number in range(1, len(parts)):  # which need not fit into memory together

@@ -12,6 +12,7 @@ from distill.losses import Ensemble
 from distill.models import DataSet, ModelSource, Student, Teacher
 from distill.models.loading import load_tokenizer
 from distill.models.source import find_trusted
+from distill.processes import Processes
 from distill.recipe import MemberRecipe, Recipe, TrainRecipe
 from distill.run_folder import Role, RunFolder
 from distill.runs.corpus import Corpus, name_of
@@ -48,6 +49,11 @@ class Job:
     progress: Progress
     trusted: Mapping[str, str] = field(default_factory=dict)
     _examples: dict[str, DataSet] = field(default_factory=dict, init=False)
+
+    @cached_property
+    def processes(self) -> Processes:
+        """Who else works on the run."""
+        return Processes(self.accelerator)
 
     @property
     def task(self) -> Task:

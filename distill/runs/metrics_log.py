@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distill.disk import refused
-from distill.run_folder import write_text
+from distill.disk import refused, whole
 
 
 class MetricsLog:
@@ -27,15 +26,18 @@ class MetricsLog:
         """Drop this fit's lines after `step`: they will be written again. A torn last line is dropped too."""
         if not self._path.is_file():
             return
-        kept = []
-        for line in self._path.read_text(encoding="utf-8").splitlines():
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                continue
-            if entry.get("fit") != self._fit or entry.get("step", 0) <= step:
-                kept.append(line)
-        write_text(self._path, "".join(f"{line}\n" for line in kept))
+        *lines, torn = self._path.read_bytes().split(b"\n")
+        kept = b"".join(line + b"\n" for line in lines if not self._is_after(line, step))
+        if torn or len(kept) < sum(map(len, lines)) + len(lines):
+            with whole(self._path) as aside:
+                aside.write_bytes(kept)
+
+    def _is_after(self, line: bytes, step: int) -> bool:
+        try:
+            entry = json.loads(line)
+            return bool(entry["fit"] == self._fit and entry["step"] > step)
+        except (ValueError, TypeError, KeyError):  # damaged: who reads it must see that
+            return False
 
     def __call__(self, figures: Mapping[str, Any]) -> None:
         """Append one line.

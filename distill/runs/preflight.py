@@ -35,12 +35,14 @@ def look_ahead(bench: Workbench, engine: Engine) -> None:
         return [answer for answer in stored if answer.id in asked]
 
     found = measure(bench, engine, answers)
-    if not job.accelerator.is_main_process:
-        return
-    for line in found.as_text().splitlines():
-        job.progress.say(line)
-    path = job.folder.preflight
-    write_json(path, (read_json(path) if path.is_file() else {}) | {task: found.as_dict()})
+
+    def keep() -> None:
+        for line in found.as_text().splitlines():
+            job.progress.say(line)
+        path = job.folder.preflight
+        write_json(path, (read_json(path) if path.is_file() else {}) | {task: found.as_dict()})
+
+    job.processes.first(keep)
 
 
 def measure(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from distill.errors import RecipeError
 from distill.models.source import trusted_repositories
+from distill.processes import Processes, new_accelerator
 from distill.progress import Progress, Silent
 from distill.recipe import Recipe, recipe_sha256, write_recipe
 from distill.recipe_data import load_recipe_data
@@ -51,21 +52,24 @@ def run(
     """
     trusted = trusted_repositories(trust_remote_code)
     with _opened(recipe, folder, progress) as (run_folder, data, accelerator, told):
-        main = accelerator.is_main_process
+        processes = Processes(accelerator)
         for bench in _benches(recipe, run_folder, data, accelerator, told, trusted):
             bench.fit_teacher()
             for seed in recipe.seeds:
                 bench.fit_student(seed)
                 if recipe.baseline:
                     bench.fit_baseline(seed)
-        if main and not run_folder.measurements.is_file():
-            told.begin("measuring", 1)
-            found = measurements(recipe, run_folder, data, accelerator.device, trusted)
-            write_json(run_folder.measurements, found)
-            told.end("size and latency")
-        report = write_report(run_folder.path) if main else None
-        accelerator.wait_for_everyone()
-        return report or read_report(run_folder.path)
+
+        def finish() -> None:
+            if not run_folder.measurements.is_file():
+                told.begin("measuring", 1)
+                found = measurements(recipe, run_folder, data, accelerator.device, trusted)
+                write_json(run_folder.measurements, found)
+                told.end("size and latency")
+            write_report(run_folder.path)
+
+        processes.first(finish)
+        return read_report(run_folder.path)
 
 
 def write_teacher_caches(
@@ -84,7 +88,7 @@ def write_teacher_caches(
         trust_remote_code: as `run` takes it.
 
     Returns:
-        What each teacher's cache holds, by the name of its fit; under accelerate in the main process alone.
+        What each teacher's cache holds, by the name of its fit.
 
     Raises:
         RecipeError: the recipe has no `teacher.cache`, or the folder holds another recipe's run.
@@ -107,22 +111,27 @@ def _opened(
 ) -> Iterator[tuple[RunFolder, dict[str, TaskData], Accelerator, Progress]]:
     """A run's folder, locked and claimed for the recipe, its data, and who works on it."""
     _quiet_libraries()
-    from accelerate import Accelerator
-
     from distill.environment import describe_environment
 
     run_folder = RunFolder(folder or recipe.folder)
-    accelerator = Accelerator()
-    main = accelerator.is_main_process
-    told = (progress or Silent()) if main else Silent()
-    with run_folder.locked() if main else contextlib.nullcontext():
+    accelerator = new_accelerator()
+    processes = Processes(accelerator)
+    told = (progress or Silent()) if processes.main else Silent()
+    with processes.failing_together(), contextlib.ExitStack() as held:
+        processes.first(lambda: _enter(held, run_folder))
         data = load_data(recipe)
-        if main:
+
+        def claim() -> None:
             _claim(run_folder, recipe)
             write_json(run_folder.environment, describe_environment())
             write_json(run_folder.data, data_facts(recipe, data))
-        accelerator.wait_for_everyone()
+
+        processes.first(claim)
         yield run_folder, data, accelerator, told
+
+
+def _enter(held: contextlib.ExitStack, folder: RunFolder) -> None:
+    held.enter_context(folder.locked())
 
 
 def _benches(

@@ -219,8 +219,8 @@ class Teachers:
             template=f"{type(job.reading).__name__}{' in a chat' if job.recipe.data.chat else ''}",
             token_map=tokens,
         )
-        if job.accelerator.is_main_process:
-            self.caches[name] = write_cache(
+        self.caches[name] = job.processes.first(
+            lambda: write_cache(
                 folder,
                 header,
                 job.examples_for(student),
@@ -230,7 +230,7 @@ class Teachers:
                 device=job.accelerator.device,
                 progress=job.progress,
             )
-        job.accelerator.wait_for_everyone()
+        )
         return CachedTeacher.open(folder, header)
 
     @property

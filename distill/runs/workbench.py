@@ -16,7 +16,7 @@ from distill.cache import CacheSummary
 from distill.disk import remove, whole
 from distill.engine import Engine
 from distill.engine.reading import Reader, reading_for
-from distill.errors import MismatchError
+from distill.errors import CheckpointError, MismatchError
 from distill.evaluation import added, size, task_score
 from distill.losses import Labels, Total
 from distill.models import Batch, EnsembleTeacher, Student, Teacher, parameter_budget
@@ -25,7 +25,7 @@ from distill.models.source import is_model
 from distill.models.teacher import weights_precision
 from distill.recipe import MemberRecipe, TrainRecipe
 from distill.recipe.paths import public_name
-from distill.run_folder import Role, fit_name, read_json, write_json
+from distill.run_folder import Role, fit_name
 from distill.runs.cache import RECORD, CacheEntry
 from distill.runs.comparisons import Comparisons
 from distill.runs.job import Job
@@ -153,36 +153,64 @@ class Workbench:
     def _finish(
         self, fit: Fit, make: Callable[[], tuple[Reader, dict[str, Any]]], *, keep_model: bool
     ) -> Fit:
-        if self._is_done(fit, keep_model=keep_model):
-            self.job.progress.say(f"{fit.name}: already done")
-            return fit
         shared = self._shared_entry(fit)
-        if shared and self.job.accelerator.is_main_process:
-            shared.take(fit.key, self._files_of(fit, keep_model=keep_model))
-        self.job.accelerator.wait_for_everyone()
-        if self._is_done(fit, keep_model=keep_model):
-            self.job.progress.say(f"{fit.name}: taken from the cache")
+        # What one process does next must not depend on when it looks at the folder.
+        found = self.job.processes.first(lambda: self._found(fit, shared, keep_model=keep_model))
+        if found:
+            self.job.progress.say(f"{fit.name}: {found}")
             return fit
         started = time.monotonic()
         made, record = make()
-        truncated = self._answer(fit, made)
-        if self.job.accelerator.is_main_process:
-            record |= self._store_model(fit, made, keep_model=keep_model)
-            record |= {
-                "key": fit.key,
-                "role": fit.role,
-                "task": fit.task,
-                "seed": fit.seed,
-                "train_examples": len(self.job.training),
-                "truncated": truncated,
-                "seconds": round(time.monotonic() - started, 1),
-            }
-            write_json(self.job.folder.fit(fit.name), record)
-            if shared:
-                shared.put(self._files_of(fit, keep_model=keep_model))
-            shutil.rmtree(self.job.folder.checkpoints(fit.name), ignore_errors=True)
-        self.job.accelerator.wait_for_everyone()
+        self.job.processes.first(
+            lambda: self._store(fit, made, record, started, shared, keep_model=keep_model)
+        )
         return fit
+
+    def _found(self, fit: Fit, shared: CacheEntry | None, *, keep_model: bool) -> str | None:
+        """Where a finished fit comes from that need not be made; None if it must be."""
+        found = "already done"
+        if not self._is_done(fit, keep_model=keep_model):
+            if shared:
+                try:
+                    shared.take(fit.key, self._files_of(fit, keep_model=keep_model))
+                except CheckpointError as error:
+                    self.job.progress.say(f"{fit.name}: cache {error}; it is made again")
+            found = "taken from the cache"
+            if not self._is_done(fit, keep_model=keep_model):
+                return None
+        self._clear(fit)
+        return found
+
+    def _store(
+        self,
+        fit: Fit,
+        made: Reader,
+        record: dict[str, Any],
+        started: float,
+        shared: CacheEntry | None,
+        *,
+        keep_model: bool,
+    ) -> None:
+        """Keep what was made, its answers and what is to be known about it; the record last."""
+        truncated = self._answer(fit, made)
+        record |= self._store_model(fit, made, keep_model=keep_model)
+        record |= {
+            "key": fit.key,
+            "role": fit.role,
+            "task": fit.task,
+            "seed": fit.seed,
+            "train_examples": len(self.job.training),
+            "truncated": truncated,
+            "seconds": round(record.get("seconds", 0.0) + time.monotonic() - started, 1),
+        }
+        self.job.folder.write_fit(fit.name, record)
+        if shared:
+            shared.put(self._files_of(fit, keep_model=keep_model))
+        self._clear(fit)
+
+    def _clear(self, fit: Fit) -> None:
+        """A finished fit needs no checkpoints; who was killed while removing them left some."""
+        shutil.rmtree(self.job.folder.checkpoints(fit.name), ignore_errors=True)
 
     def _train_model(
         self,
@@ -197,10 +225,10 @@ class Workbench:
             self._say_size(student)
         log = MetricsLog(self.job.folder.metrics, fit.name)
         engine = self.engine(fit, student, loss, train, teacher, log)
-        resumed = engine.resume()
-        if self.job.accelerator.is_main_process:
-            log.start_at(resumed)
-        if first and not resumed and self.job.recipe.preflight:
+        resumed, earlier = engine.resume(), engine.seconds
+        self.job.processes.first(lambda: log.start_at(resumed))
+        # Devices that share one student cannot measure it by themselves.
+        if first and not resumed and self.job.recipe.preflight and not engine.sharded:
             look_ahead(self, engine)
         engine.run()
         student.merge()  # what is scored is what is exported
@@ -209,6 +237,7 @@ class Workbench:
         return student, {
             "steps": engine.step_number,
             "tokens": engine.tokens,
+            "seconds": earlier,
             "provenance": student.start,
         }
 
@@ -234,7 +263,7 @@ class Workbench:
             checkpoints=self.job.folder.checkpoints(fit.name),
             owner=f"{fit.name}@{fit.key}",
             evaluate=lambda: self._validation_figures(student),
-            log=log if self.job.accelerator.is_main_process else None,
+            log=log if self.job.processes.main else None,
             progress=self.job.progress,
             accelerator=self.job.accelerator,
             example_name=lambda index: f"training example {self.job.training[index].id}",
@@ -243,9 +272,7 @@ class Workbench:
     def _say_size(self, student: Student) -> None:
         """The student's parameters, before anything is trained."""
         budget = parameter_budget(student.model)
-        teacher = read_json(
-            self.job.folder.fit(fit_name("teacher", self.job.task.name, self.job.recipe.seeds[0]))
-        )
+        teacher = self.job.folder.read_fit(fit_name("teacher", self.job.task.name, self.job.recipe.seeds[0]))
         ratio = budget.total / teacher["parameters"]
         self.job.progress.say(
             f"student-{self.job.task.name}: {budget.as_text()}, {ratio:.2f} of the teacher's"
@@ -260,11 +287,10 @@ class Workbench:
             name = data.task.name
             said = reading_for(self.job.recipe, data.task).answer(data.validation, made)
             truncated[name] = said.truncated
-            if self.job.accelerator.is_main_process:
-                answers = said.answers
-                if said.choice_R is not None:
-                    answers = self._agreement(fit, made, said.answers, said.choice_R)
-                write_predictions(self.job.folder.predictions(fit.name, name), answers)
+            answers = said.answers
+            if said.choice_R is not None:
+                answers = self._agreement(fit, made, said.answers, said.choice_R)
+            write_predictions(self.job.folder.predictions(fit.name, name), answers)
             if data is self.job.data:
                 outcome = f"score {task_score(name, said.answers):.1f}"
         self.job.progress.end(outcome)
@@ -301,7 +327,7 @@ class Workbench:
         path = self.job.folder.fit(fit.name)
         if not path.is_file():
             return False
-        if read_json(path).get("key") != fit.key:
+        if self.job.folder.read_fit(fit.name).get("key") != fit.key:
             raise MismatchError(
                 f"{path}: was made with other settings, data or versions; use another --out or remove the folder"
             )

@@ -139,6 +139,8 @@ class MultiLevelTransport(Loss):
         """Return the rows' values, (G,), the misplaced mass of the solves, and the mass that the classes kept hold."""
         from ..divergences.relative_entropy import relative_entropy
 
+        student_GV = wide(student_GV)
+        teacher_GV = teacher_GV.to(student_GV.dtype)
         log_q_GK, log_p_GK = (self._likeliest(logits, mass_G) for logits in (student_GV, teacher_GV))
         q_GK, p_GK = log_q_GK.exp(), log_p_GK.exp()
         values_G = (p_GK - q_GK).abs().sum(-1)
@@ -154,7 +156,7 @@ class MultiLevelTransport(Loss):
 
     def _likeliest(self, logits_GV: Tensor, mass_G: Tensor) -> Tensor:
         """Return the log-probabilities of the K classes that weigh most in the group, heaviest first, (G, K)."""
-        log_GV = log_probability(wide(logits_GV), self.temperature)
+        log_GV = log_probability(logits_GV, self.temperature)
         weight_V = mass_G @ log_GV.detach().exp()
         return log_GV[:, weight_V.argsort(descending=True, stable=True)[: self.kept]]
 

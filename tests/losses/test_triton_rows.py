@@ -30,7 +30,7 @@ from distill.losses import (
     TotalVariation,
 )
 
-pytest.importorskip("triton", reason="Triton is not installed")
+pytest.importorskip("triton", minversion="3.3", reason="no Triton, or an old one")
 from distill.losses.kernels import triton_rows, triton_steps
 
 INTERPRETED = "Interpreted" in type(triton_rows._compare_rows).__name__

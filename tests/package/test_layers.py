@@ -11,8 +11,9 @@ REPOSITORY = Path(__file__).parents[2]
 # Parts of one line do not import each other.
 LAYERS = (
     ("errors",),
-    ("disk", "memory"),
-    ("losses", "progress", "environment", "run_folder"),
+    ("disk", "memory", "signals"),
+    ("manifest",),
+    ("losses", "progress", "processes", "environment", "run_folder"),
     ("recipe", "alignment"),
     ("models", "tasks"),
     ("cache",),

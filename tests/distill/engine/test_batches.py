@@ -80,11 +80,22 @@ def test_devices_and_forward_passes_share_a_batch_without_loss(size, devices):
     plan = Plan(micro_batch=4, accumulation=8 // devices, devices=devices, group=4)
     batch = list(range(100, 100 + size))
     parts = [part for device in range(devices) for part in plan.micro_batches(batch, device)]
-    counted = [i for index, _, weight in parts if weight for i in index]
-    assert counted == batch
-    groups = [g for _, group, weight in parts if weight for g in group]
-    assert groups == [place // 4 for place in range(size)]
-    assert all(plan.micro_batches(batch, device) for device in range(devices))
+    counted = [(i, g) for index, group, weight in parts if weight for i, g in zip(index, group, strict=True)]
+    assert sorted(counted) == [(i, place // 4) for place, i in enumerate(batch)]
+    assert len({len(plan.micro_batches(batch, device)) for device in range(devices)}) == 1
+
+
+def test_the_passes_that_devices_make_at_once_stand_side_by_side_in_the_batch():
+    plan = Plan(micro_batch=2, accumulation=2, devices=2, group=4)
+    first, second = (plan.micro_batches(list(range(7)), device) for device in range(2))
+    assert [index for index, _, _ in first] == [[0, 1], [4, 5]]
+    assert [index for index, _, _ in second] == [[2, 3], [6]]
+    assert [group for _, group, _ in first] == [[0, 0], [1, 1]]
+    # Where there is nothing left for a device, it takes part with an example that does not count.
+    assert plan.micro_batches(list(range(6)), 1)[1] == ([0], [0], 0.0)
+    assert plan.spans_devices
+    assert not Plan(micro_batch=4, devices=2, group=4).spans_devices
+    assert not Plan(micro_batch=4).spans_devices
 
 
 def test_a_group_that_fits_is_accepted_and_one_that_would_be_cut_is_not():
@@ -92,7 +103,9 @@ def test_a_group_that_fits_is_accepted_and_one_that_would_be_cut_is_not():
     assert check_groups(Plan(micro_batch=16)) is None
     assert "would be cut" in (check_groups(Plan(micro_batch=16, accumulation=2)) or "")
     assert "would be cut" in (check_groups(Plan(micro_batch=16, group=12)) or "")
-    assert "would be cut" in (check_groups(Plan(micro_batch=16, devices=2)) or "")
+    assert check_groups(Plan(micro_batch=16, devices=2)) is None
+    assert check_groups(Plan(micro_batch=16, accumulation=3, devices=2, group=32)) is None
+    assert "holds 32 on 2 devices" in (check_groups(Plan(micro_batch=16, accumulation=2, devices=2)) or "")
 
 
 def test_steps_are_counted_by_epochs_unless_given():

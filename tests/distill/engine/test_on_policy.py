@@ -302,11 +302,19 @@ def test_pieces_of_another_size_write_the_same(whole: Student, completions: Next
 def test_an_interrupted_run_ends_with_bitwise_the_same_weights(
     new_student, teacher, completions, tmp_path, stop_at, loss
 ):
-    train = training(OnPolicy(max_new_tokens=6), save_steps=2)
+    train = training(OnPolicy(max_new_tokens=6), save_steps=2, logging_steps=8)
+    lines: list[dict[str, float]] = []
 
     def engine(folder: str) -> Engine:
         return Engine(
-            new_student(), loss, completions, train, teacher=teacher, seed=4, checkpoints=tmp_path / folder
+            new_student(),
+            loss,
+            completions,
+            train,
+            teacher=teacher,
+            seed=4,
+            checkpoints=tmp_path / folder,
+            log=lines.append,
         )
 
     straight = engine("straight")
@@ -320,6 +328,9 @@ def test_an_interrupted_run_ends_with_bitwise_the_same_weights(
     assert continued.resume() == 4
     assert_bitwise_equal(expected, weights(continued.run()))
     assert continued.loss == straight.loss
+    # Its one line is about all steps, those before the break too.
+    whole, again = ({k: v for k, v in line.items() if "per_second" not in k} for line in lines)
+    assert whole == again
 
 
 def test_a_fraction_of_zero_is_bitwise_training_on_the_data(new_student, teacher, completions):

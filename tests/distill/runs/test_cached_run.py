@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from distill.errors import CheckpointError, MismatchError
+from distill.errors import CheckpointError, MismatchError, ModelError
 from distill.losses import ForwardKL, GhostTokenKL, HiddenStates, Labels, SampledTargets
 from distill.models import Teacher
 from distill.recipe import (
@@ -262,6 +262,10 @@ def test_a_weight_that_changed_is_named(recipe, tmp_path):
     weights = load_file(file)
     weights["model.layers.1.mlp.up_proj.weight"][3, 4] += 1e-6
     save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"model\.safetensors is damaged"):
+        run(own, tmp_path)
+    for name in ("manifest.json", "provenance.json"):  # changed on purpose
+        (file.parent / name).unlink()
     with pytest.raises(MismatchError, match=r"another weights of model\.layers\.1\.mlp\.up_proj\.weight"):
         run(own, tmp_path)
 

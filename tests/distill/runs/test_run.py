@@ -298,6 +298,19 @@ def test_a_folder_without_a_finished_run_has_no_report_and_says_what_is_missing(
         write_report(unfinished)
 
 
+def test_a_report_is_not_made_of_damaged_answers(short, ones_own):
+    path = ones_own / "predictions" / "student-cb-seed0.cb.jsonl"
+    text = path.read_text()
+    path.write_text(text.replace("1", "2", 1))
+    for use in (lambda: write_report(ones_own), lambda: run(short, ones_own)):
+        with pytest.raises(
+            CheckpointError, match=r"student-cb-seed0\.cb\.jsonl: is damaged .*; remove it, and"
+        ):
+            use()
+    path.write_text(text)
+    write_report(ones_own)
+
+
 def test_a_finished_run_needs_neither_its_data_nor_its_teacher_to_be_reported(finished, tmp_path):
     moved = tmp_path / "moved"
     shutil.copytree(finished.folder, moved)

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from distill.losses import MultiLevelTransport, Rows, Sinkhorn
 
-pytest.importorskip("triton", reason="Triton is not installed")
+pytest.importorskip("triton", minversion="3.3", reason="no Triton, or an old one")
 from distill.losses.transport import triton_kernels
 
 INTERPRETED = "Interpreted" in type(triton_kernels.scale).__name__

@@ -1,0 +1,102 @@
+"""What processes are told of each other, and what accelerate may not decide."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from distill.errors import DataError, RecipeError
+from distill.processes import (
+    ElsewhereError,
+    Processes,
+    check_accelerator,
+    failure_elsewhere,
+    line_of,
+    new_accelerator,
+    speaks,
+)
+
+
+@pytest.mark.parametrize("name", ["DEEPSPEED", "MEGATRON_LM"])
+def test_what_is_not_supported_is_refused_before_accelerate_begins(monkeypatch, name):
+    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
+    with pytest.raises(RecipeError, match=r"^accelerate: distill does not support .*; use --multi_gpu"):
+        new_accelerator()
+
+
+def test_fsdp_without_gpus_is_refused_where_accelerate_would_leave_it_out(monkeypatch):
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(RecipeError, match="FSDP needs GPUs"):
+        new_accelerator()
+
+
+def accelerator(**changes):
+    kind, plugin = changes.pop("kind", "NO"), changes.pop("plugin", None)
+    plain = {
+        "mixed_precision": "no",
+        "gradient_accumulation_steps": 1,
+        "num_processes": 1,
+        "process_index": 0,
+    }
+    return SimpleNamespace(
+        **(plain | changes),
+        distributed_type=SimpleNamespace(value=kind),
+        state=SimpleNamespace(fsdp_plugin=plugin),
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mixed_precision": "fp16"}, "mixed_precision must be no, found fp16: train.precision decides"),
+        ({"gradient_accumulation_steps": 4}, "gradient_accumulation_steps must be 1, found 4"),
+        ({"kind": "DEEPSPEED"}, "does not support DEEPSPEED"),
+        (
+            {"kind": "FSDP", "plugin": SimpleNamespace(fsdp_version=1, cpu_ram_efficient_loading=False)},
+            "fsdp_version must be 2, found 1",
+        ),
+        (
+            {"kind": "FSDP", "plugin": SimpleNamespace(fsdp_version=2, cpu_ram_efficient_loading=True)},
+            "fsdp_cpu_ram_efficient_loading must be false",
+        ),
+    ],
+)
+def test_an_accelerator_that_decides_what_it_must_not_is_refused(changes, message):
+    with pytest.raises(RecipeError, match=message):
+        check_accelerator(accelerator(**changes))
+
+
+def test_the_engines_own_accelerator_takes_nothing_from_a_launchers_configuration(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    made = new_accelerator()
+    assert made.gradient_accumulation_steps == 1
+    assert made.mixed_precision == "no"
+
+
+def test_a_process_alone_does_everything_itself():
+    alone = Processes(accelerator())
+    assert alone.main
+    assert alone.gather(3) == [3]
+    assert alone.first(lambda: "done") == "done"
+    with pytest.raises(DataError, match="as it was"), alone.failing_together():
+        raise DataError("as it was")
+    assert failure_elsewhere() is None
+
+
+def test_one_process_of_a_machine_speaks_before_they_know_of_each_other(monkeypatch):
+    assert speaks()
+    for rank, local, heard in (("0", "0", True), ("1", "1", False), ("8", "0", True)):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("LOCAL_RANK", local)
+        assert speaks() == (rank == "0")
+        assert speaks(DataError("x")) == heard
+        assert speaks(ElsewhereError("process 3 of 9: x")) == (rank == "0")
+
+
+def test_an_error_is_one_line():
+    assert line_of(DataError("what it says")) == "what it says"
+    assert line_of(ValueError("first\nsecond")) == "internal error, ValueError: first"
+    assert line_of(SystemExit(143)) == "stopped by SIGTERM"

@@ -157,12 +157,16 @@ def cache(
 
 @app.command()
 def report(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Recompute a run's report from its stored predictions and write it again."""
-    from distill.report import write_report
+    """Recompute a run's report from its stored predictions and write it again; of an unfinished run, say what is there."""
+    from distill.report import so_far, write_report
 
+    unfinished = so_far(run_folder)
+    if unfinished is not None:
+        _show_so_far(unfinished, as_json)
+        return
     _show_report(write_report(run_folder), as_json)
 
 
@@ -465,6 +469,17 @@ def _show_report(found: Any, as_json: bool) -> None:
     from distill.report.terminal import show
 
     show(found, Console(width=None if sys.stdout.isatty() else 120))
+
+
+def _show_so_far(found: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        _print(json.dumps(found, indent=1, ensure_ascii=False))
+        return
+    from rich.console import Console
+
+    from distill.report.terminal import show_so_far
+
+    show_so_far(found, Console(width=None if sys.stdout.isatty() else 120))
 
 
 def _show_submission(found: dict[str, Any], as_json: bool) -> None:

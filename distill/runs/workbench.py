@@ -167,7 +167,11 @@ class Workbench:
             )
         if self.job.accelerator.is_main_process and fit.member is None:
             answers = read_predictions(self.job.folder.predictions(fit.name, fit.task))
-            self._scores.setdefault(fit.role, []).append(task_score(fit.task, answers))
+            score = task_score(fit.task, answers)
+            self._scores.setdefault(fit.role, []).append(score)
+            if self.job.trackers is not None:
+                steps = self.job.folder.read_fit(fit.name)["steps"]
+                self.job.trackers.log(fit.name, {"step": steps, "score": score})
         return fit
 
     @property
@@ -232,7 +236,7 @@ class Workbench:
         first = fit.role == "student" and fit.seed == self.job.recipe.seeds[0]
         if first:
             self._say_size(student)
-        log = MetricsLog(self.job.folder.metrics, fit.name)
+        log = MetricsLog(self.job.folder.metrics, fit.name, self.job.trackers)
         engine = self.engine(fit, student, loss, train, teacher, log)
         resumed, earlier = engine.resume(), engine.seconds
         self.job.processes.first(lambda: log.start_at(resumed))

@@ -34,10 +34,10 @@ class CacheEntry:
         """
         if not (self.folder / MANIFEST).is_file() or not all((self.folder / name).exists() for name in files):
             return False
+        refuse_links_out(self.folder)
         verified(self.folder, KIND)
         if read_json(self.folder / RECORD).get("key") != key:
             return False
-        refuse_links_out(self.folder)
         for name, target in files.items():
             _link(self.folder / name, target)
         return True
@@ -49,7 +49,7 @@ class CacheEntry:
             ResourceError: it cannot be written; nothing half-written stays behind.
         """
         aside = self.folder.with_name(f".writing-{self.folder.name}")
-        lock = self.folder.with_name(".writing")
+        lock = self.folder.with_name(".putting")
         with refused(self.folder, "cache "), locked(lock, waiting=lambda: None):
             try:
                 remove(aside)

@@ -19,7 +19,7 @@ from distill.errors import CheckpointError, DistillError, ModelError, RecipeErro
 from distill.losses import PKD, AttentionMaps, ForwardKL, HiddenStates, Labels, Relations
 from distill.recipe import Recipe
 from distill.report import write_report
-from distill.run_folder import RunFolder
+from distill.run_folder import RunFolder, read_json
 from distill.runs import run
 from distill.tasks import TASKS, read_predictions
 
@@ -355,6 +355,12 @@ def test_every_score_of_the_report_is_that_of_the_stored_predictions(finished, t
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     rows[3]["logits"].reverse()
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(CheckpointError, match="is damaged"):
+        write_report(again)
+    folder = RunFolder(again)
+    record = read_json(folder.fit("student-rte-seed1"))
+    del record["sha256"]
+    folder.write_fit("student-rte-seed1", record)  # as if the student had answered so
     changed = write_report(again).data["student"]["tasks"]["rte"]["per_seed"]["accuracy"]
     before = finished.data["student"]["tasks"]["rte"]["per_seed"]["accuracy"]
     assert changed[0] == before[0]

@@ -20,6 +20,7 @@ from distill.cache.files import MANIFEST as CACHE_MANIFEST
 from distill.cache.files import Shard, read_manifest, write_manifest
 from distill.engine.checkpoint import latest_checkpoint, save_checkpoint
 from distill.errors import CheckpointError, DataError, DistillError, ModelError, RecipeError
+from distill.manifest import seal, sealed_text
 from distill.models import Teacher, find_model
 from distill.models.loading import load_model, load_tokenizer
 from distill.recipe import read_recipe
@@ -115,9 +116,7 @@ def checkpoint_of(folder: Path) -> Path:
 
 def signed(step: Path) -> None:
     """A manifest that tells no lie about the files it names: its digests are no secret."""
-    names = [*json.loads((step / "manifest.json").read_text())]
-    digests = {name: hashlib.sha256((step / name).read_bytes()).hexdigest() for name in names}
-    (step / "manifest.json").write_text(json.dumps(digests))
+    seal(step, "checkpoint 1")
 
 
 def test_pickles_in_a_checkpoint_are_refused_or_left_alone(tmp_path, pickled):
@@ -147,10 +146,10 @@ def test_a_checkpoints_manifest_names_nothing_outside(tmp_path, name):
     outside = tmp_path / "outside.safetensors"
     outside.write_bytes(save({"weight": torch.zeros(4)}))
     manifest = json.loads((step / "manifest.json").read_text())
-    (step / "manifest.json").write_text(
-        json.dumps(manifest | {name: hashlib.sha256(outside.read_bytes()).hexdigest()})
-    )
-    with pytest.raises(CheckpointError, match=r"which is no file of it|is missing") as raised:
+    digest = hashlib.sha256(outside.read_bytes()).hexdigest()
+    told = {"format": manifest["format"], "files": manifest["files"] | {name: digest}}
+    (step / "manifest.json").write_text(sealed_text(told))
+    with pytest.raises(CheckpointError, match=r"which is no file of it|is missing|Is a directory") as raised:
         latest_checkpoint(folder, "me")
     one_line(raised)
 
@@ -520,6 +519,7 @@ def test_a_shared_fit_with_links_is_not_taken(tmp_path, link):
     (entry / link).parent.mkdir(parents=True)
     (entry / link).symlink_to(secret if link == "model" else secret / "config.json")
     (entry / RECORD).write_text(json.dumps({"key": "k"}))
+    seal(entry, "shared fit 1")
     wanted = {"model": tmp_path / "run" / "model", RECORD: tmp_path / "run" / "fit.json"}
     with pytest.raises(CheckpointError, match="is a link that leads out of"):
         CacheEntry(entry).take("k", wanted)

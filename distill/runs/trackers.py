@@ -109,8 +109,9 @@ def open_trackers(
     try:
         accelerator.init_trackers(
             recipe.name,
+            # wandb keeps its own folder, ./wandb or WANDB_DIR: it links to files elsewhere, which a run's folder may not.
             init_kwargs={
-                "wandb": {"id": name, "name": name, "resume": "allow", "dir": str(place)},
+                "wandb": {"id": name, "name": name, "resume": "allow"},
                 "trackio": {"name": name, "resume": "allow"},
             },
         )

@@ -93,3 +93,37 @@ def test_test_files_of_other_sizes_are_not_answered(of_a_run, tmp_path):
         match=r"there is nothing to answer; .*CB/test.jsonl: holds 24 examples, the official one 250",
     ):
         submit(str(folder), tmp_path / "out.zip", data=str(data), partial=True)
+
+
+@pytest.mark.usefixtures("few")
+def test_the_command_writes_the_zip_and_checks_one(of_a_run, tmp_path, monkeypatch, capsys):
+    import sys
+
+    from distill.cli import main
+
+    folder, data = of_a_run
+
+    def distill(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["distill", "evaluate", *arguments, "--data", str(data)])
+        with pytest.raises(SystemExit) as left:
+            main()
+        said = capsys.readouterr()
+        return int(left.value.code or 0), said.out, said.err
+
+    path = str(tmp_path / "out.zip")
+    code, out, _ = distill(str(folder), "--submission", path, "--partial")
+    assert code == 0
+    assert [line.split() for line in out.splitlines()[:4]] == [
+        ["CB.jsonl", "24", "examples"],
+        ["RTE.jsonl", "24", "examples"],
+        ["AX-b.jsonl", "16", "examples"],
+        ["AX-g.jsonl", "8", "pairs"],
+    ]
+    assert out.endswith(f"{path}: not a whole submission\n")
+    code, out, _ = distill("--submission", path, "--partial", "--json")
+    assert json.loads(out)["units"] == {"cb": 24, "rte": 24, "axb": 16, "axg": 8}
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("CB.jsonl", '{"idx": 0, "label": "maybe"}\n')
+    code, _, err = distill("--submission", path, "--partial")
+    assert code == 2
+    assert "lacks RTE.jsonl, AX-b.jsonl, AX-g.jsonl" in err

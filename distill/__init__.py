@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from distill.errors import DistillError as DistillError
     from distill.errors import ModelError as ModelError
     from distill.errors import NumericsError as NumericsError
+    from distill.errors import PublishError as PublishError
     from distill.errors import RecipeError as RecipeError
     from distill.evaluate import evaluate_model as evaluate_model
     from distill.models import Features as Features
     from distill.models import Student as Student
     from distill.models import Teacher as Teacher
+    from distill.publish import publish_run as publish_run
     from distill.recipe import AlignmentRecipe as AlignmentRecipe
     from distill.recipe import CacheRecipe as CacheRecipe
     from distill.recipe import DataRecipe as DataRecipe
@@ -54,6 +56,7 @@ _HOMES = {
     "NewTokenizer": "recipe",
     "NumericsError": "errors",
     "OnPolicy": "recipe",
+    "PublishError": "errors",
     "Recipe": "recipe",
     "RecipeError": "errors",
     "Report": "report",
@@ -64,6 +67,7 @@ _HOMES = {
     "TeacherRecipe": "recipe",
     "TrainRecipe": "recipe",
     "evaluate_model": "evaluate",
+    "publish_run": "publish",
     "read_recipe": "recipe",
     "run": "runs",
     "write_report": "report",

@@ -1,4 +1,4 @@
-"""The command line: check, run, cache, evaluate, report, recipes, conformance. Thin: each command calls the library function of its name."""
+"""The command line: check, run, cache, evaluate, report, publish, recipes, conformance. Thin: each command calls the library function of its name."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from distill.errors import (
     LossError,
     MismatchError,
     ModelError,
+    PublishError,
     RecipeError,
 )
 from distill.processes import failure_elsewhere, speaks
@@ -35,7 +36,7 @@ app = typer.Typer(
 )
 
 # What a user can mend.
-USERS = (RecipeError, DataError, ModelError, AlignmentError, LossError, MismatchError)
+USERS = (RecipeError, DataError, ModelError, AlignmentError, LossError, MismatchError, PublishError)
 STOPPED = "distill: stopped; the same command continues where it was"
 
 RecipeArgument = Annotated[
@@ -168,6 +169,87 @@ def report(
         _show_so_far(unfinished, as_json)
         return
     _show_report(write_report(run_folder), as_json)
+
+
+@app.command()
+def publish(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
+    to: Annotated[
+        str | None, typer.Option(metavar="OWNER/NAME", help="The repository; made if it is not there.")
+    ] = None,
+    license_: Annotated[
+        str | None, typer.Option("--license", metavar="ID", help="The student's licence, such as apache-2.0.")
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Whose student; needed where the run has several tasks.")
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="Let everybody see it. Default: private.")] = False,
+    license_of: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODEL=ID",
+            help="Licence of a model that the student comes from, where its files do not say.",
+        ),
+    ] = None,
+    despite_license: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ID", help="Insist though such a licence of a teacher does not allow the student's."
+        ),
+    ] = None,
+    language: Annotated[
+        str | None, typer.Option(metavar="CODE", help="Of the texts, such as en. Default: the task's.")
+    ] = None,
+    base_model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OWNER/NAME",
+            help="Hub id of the model the student started from, if the run had it from elsewhere.",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Make and check all of it, list it, and send nothing.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FOLDER", help="Keep what is published in this new folder."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Publish a finished run's student on the Hugging Face hub: weights, tokenizer, model card, report and recipe.
+
+    One student a repository, private unless --public. Again, it changes nothing. The token is `hf auth login`'s.
+    """
+    from dataclasses import asdict
+
+    from distill.publish import publish_run
+    from distill.publish.licenses import stated_licenses
+
+    done = publish_run(
+        run_folder,
+        to,
+        license=license_,
+        task=task,
+        private=not public,
+        license_of=stated_licenses(license_of or ()),
+        despite_license=despite_license or (),
+        language=language,
+        base_model=base_model,
+        dry_run=dry_run,
+        out=out,
+    )
+    if as_json:
+        _print(json.dumps(asdict(done), indent=1))
+        return
+    for name, size in done.files.items():
+        _print(f"  {size:>13,}  {name}")
+    _print(f"  {sum(done.files.values()):>13,}  bytes in {len(done.files)} files")
+    if done.upload is None:
+        _print(f"dry run: nothing was sent to {done.repository}{f'; look at {out}' if out else ''}")
+    elif done.upload.changed:
+        _print(f"published: {done.upload.url} at {done.upload.commit}")
+    else:
+        _print(f"nothing to do: {done.upload.url} holds all of it already, at {done.upload.commit}")
 
 
 @app.command()

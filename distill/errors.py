@@ -33,6 +33,14 @@ class MismatchError(CheckpointError):
     """A checkpoint, a fit or a cache that is whole but of something else: other settings, data, weights or versions."""
 
 
+class PublishError(DistillError):
+    """A student that may not be published as it is, or a hub that refuses it: nothing was sent, or nothing changed."""
+
+
+class HubError(DistillError):
+    """The hub cannot be reached or fails. The same command can be given again."""
+
+
 class LossError(DistillError):
     """A loss that cannot be imported, or cannot be called as one."""
 

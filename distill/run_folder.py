@@ -30,6 +30,7 @@ class RunFolder:
         self.metrics = self.path / "metrics.jsonl"
         self.report = self.path / "report.json"
         self.preflight = self.path / "preflight.json"
+        self.excerpts = self.path / "excerpts.json"
 
     def fit(self, name: str) -> Path:
         """What is known about a finished fit."""

@@ -131,7 +131,9 @@ class Engine:
         owner: what identifies this training; a checkpoint of another owner is refused.
         evaluate: called every `train.eval_steps` steps with the student in inference mode; its figures are logged
             and never used to choose a checkpoint.
-        log: receives one dictionary of figures every `train.logging_steps` steps.
+        log: receives one dictionary of figures every `train.logging_steps` steps. Where at least two terms read nothing
+            but the student's logits it holds `gradient_share/<term>`: of that step's batch on this device, the norm of
+            the weighted term's gradient for the logits as a part of the terms' sum.
         progress: told where the run is.
         accelerator: for devices and processes; made here when None.
         example_name: what errors call the training example at an index.
@@ -182,6 +184,7 @@ class Engine:
         self.owner = owner
         self.evaluate = evaluate
         self.log = log or (lambda figures: None)
+        self._logs = log is not None
         self.progress = progress or Silent()
         self.example_name = example_name or "training example {}".format
         self.beside = beside
@@ -260,6 +263,7 @@ class Engine:
         self._autocast = _wants_bf16(train, accelerator.device)
         self._sums: dict[str, Tensor] = {}
         self._weights: dict[str, Tensor] = {}
+        self._shares: dict[str, float] = {}
         self._spikes = Spikes()
         self._resumed = False
         self._head: SharedHead | None = None
@@ -327,7 +331,7 @@ class Engine:
 
     def _after_step(self, tokens_before: int) -> None:
         """Log and tell where the training is, and evaluate where that is due."""
-        if self.step_number % self.train.logging_steps == 0 or self.step_number == self.total_steps:
+        if self._is_logged(self.step_number):
             figures = self._figures() | {
                 "tokens_per_second": round((self.tokens - tokens_before) / (time.monotonic() - self._started))
             }
@@ -384,6 +388,8 @@ class Engine:
         """The gradient of a step; this device's share of its loss, and the sum of each term's weighted values."""
         added = torch.zeros((), device=self.accelerator.device)
         totals: dict[str, Tensor] = {}
+        pulls: dict[str, Tensor] = {}
+        measured = self._logs and self._is_logged(self.step_number + 1) and self._share_logits(work.loss)
         for last, micro in _mark_last(self.plan.split(work.micro_batches)):
             with self.accelerator.no_sync(self.student.model) if not last else nullcontext():
                 parts = [
@@ -407,7 +413,20 @@ class Engine:
             for part, values in parts:
                 for name, total in self._remember(part.counted, values).items():
                     totals[name] = totals.get(name, torch.zeros_like(total)) + total
+                if measured:
+                    for name, square in _pulls(part).items():
+                        pulls[name] = pulls.get(name, torch.zeros_like(square)) + square
+        norms = {name: float(square.sqrt()) for name, square in pulls.items()}
+        whole = sum(norms.values())
+        self._shares = {f"gradient_share/{name}": norm / whole for name, norm in norms.items() if whole}
         return added, totals
+
+    def _is_logged(self, step: int) -> bool:
+        return step % self.train.logging_steps == 0 or step == self.total_steps
+
+    def _share_logits(self, loss: Total) -> bool:
+        """Whether there are terms to compare, and all of them pull at one tensor: the logits as the student gave them."""
+        return len(loss) > 1 and self.comparison is None and not loss.reads_activations
 
     def within_memory(self, where: str, work: Callable[[], Made]) -> Made:
         """Do what makes forward passes and no step; where memory runs out, do it again with half the examples in each.
@@ -700,6 +719,8 @@ class Engine:
         if self.own_texts:
             logged = (self.step_number - 1) // self.train.logging_steps * self.train.logging_steps
             figures |= self.own_texts.figures(range(logged, self.step_number), self.processes.gather)
+        figures |= self._shares
+        self._shares = {}
         return {"loss": float(weighted), **figures, "learning_rate": float(self.scheduler.get_last_lr()[0])}
 
     def _agreed_culprit(self, work: Work, begun: Beginning) -> NumericsError:
@@ -889,6 +910,25 @@ class Engine:
         if self.own_texts:
             self.own_texts.remember(checkpoint.state["own_texts"])
         return self.step_number
+
+
+def _pulls(part: Part) -> dict[str, Tensor]:
+    """Of each term's weighted mean the squared norm of its gradient for the logits that the student gave here.
+
+    On a copy that stands outside the training's graph, so that nothing of this reaches the weights.
+    """
+    logits_NC = part.rows.student.detach().requires_grad_()
+    rows = replace(part.rows, student=logits_NC)
+    squares = {}
+    for name, term in zip(part.terms.names, part.terms, strict=True):
+        mean = rows.mean(term(rows), total_weight=part.total)
+        if mean.requires_grad:
+            (gradient_NC,) = torch.autograd.grad(mean, logits_NC)
+            square_N = gradient_NC.float().square().sum(1)
+            squares[name] = (square_N if part.own is None else square_N * part.own).sum()
+        else:  # it has met no row
+            squares[name] = mean.new_zeros(())
+    return squares
 
 
 def _weights(model: torch.nn.Module) -> dict[str, Tensor]:

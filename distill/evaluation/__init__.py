@@ -1,5 +1,7 @@
 """Scores with error bars, compression, and the verdict against a matched baseline."""
 
+from distill.evaluation.agreement import agreement
+from distill.evaluation.calibration import calibration
 from distill.evaluation.compression import Size, added, latency, ratios, shareable, size
 from distill.evaluation.verdict import Interval, Resampler, interval, judge, sentence, task_score
 
@@ -8,6 +10,8 @@ __all__ = [
     "Resampler",
     "Size",
     "added",
+    "agreement",
+    "calibration",
     "interval",
     "judge",
     "latency",

@@ -7,6 +7,7 @@ from distill.models.dropout import set_dropout
 from distill.models.ensemble import EnsembleInTurn, EnsembleTeacher
 from distill.models.layers import evenly_spaced, keep_layers
 from distill.models.new_tokenizer import train_tokenizer
+from distill.models.outline import outline
 from distill.models.prediction import Prediction, SparsePrediction
 from distill.models.refit import refit_before_dropped
 from distill.models.sequences import MaskedTokens, NextTokens, TargetTokens
@@ -47,6 +48,7 @@ __all__ = [
     "linearity",
     "measure_activity",
     "needed_tokens",
+    "outline",
     "parameter_budget",
     "pieces_of",
     "refit_before_dropped",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,7 @@ from distill.models.smaller_tokenizer import pieces_of
 from distill.models.source import MODEL_KIND, PROVENANCE_FILE, ModelSource, find_model
 from distill.models.vocabulary import keep_tokenizer_tokens, keep_tokens, needed_tokens, replace_tokens
 from distill.models.width import Activity, choose_width, keep_width
+from distill.upload import upload_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -293,6 +296,63 @@ class Student:
                 self.tokenizer.backend_tokenizer.no_padding()
             self.tokenizer.save_pretrained(folder)
         (folder / PROVENANCE_FILE).write_text(json.dumps(self.provenance, indent=1) + "\n")
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        license: str,
+        private: bool = True,
+        commit_message: str = "Upload student",
+    ) -> str:
+        """Save it into a repository of the Hugging Face hub, in one commit; nothing is sent that is there already.
+
+        The card says where the student comes from, and that nothing was measured of it. A finished run's student is
+        better published with its figures: `distill.publish_run`, which also looks at the licences of its teachers.
+
+        Args:
+            repo_id: OWNER/NAME. A repository that is not there is made.
+            license: of the student, as the hub writes it: "apache-2.0".
+            private: what a new repository is.
+            commit_message: of the commit.
+
+        Returns:
+            The address of the repository.
+
+        Raises:
+            PublishError: the hub refuses.
+            HubError: the hub cannot be reached.
+            ModelError: an adapter that cannot be merged, whose base is a folder of this machine.
+        """
+        if is_adapted(self.model) and not is_mergeable(self.model) and (self._base or "/").startswith("/"):
+            raise ModelError(
+                "push_to_hub: the adapter's base is a folder of this machine, which nobody else has; start the student "
+                "from a model of the hub"
+            )
+        with tempfile.TemporaryDirectory(prefix="distill-push-") as made:
+            folder = Path(made)
+            self.save(folder)
+            (folder / "README.md").write_text(self._card(repo_id, license), encoding="utf-8")
+            return upload_folder(folder, repo_id, private=private, message=commit_message).url
+
+    def _card(self, repo_id: str, license: str) -> str:
+        from huggingface_hub import ModelCardData
+
+        start = self.start
+        origin = start.get("teacher") or start.get("model")
+        digest = str(start.get("teacher_digest") or start.get("model_digest") or "")
+        hub = re.fullmatch(r"hub:(.+)@[0-9a-f]{40}", digest)
+        data = ModelCardData(
+            license=license,
+            library_name="transformers",
+            base_model=hub[1] if hub else None,
+            tags=["distillation", "knowledge-distillation"],
+            distillation={"student_start": start},
+        )
+        return (
+            f"---\n{data.to_yaml()}\n---\n\n# {repo_id.partition('/')[2]}\n\nA student made with distill"
+            f"{f', started from {origin}' if origin else ''}. Nothing was measured of it.\n"
+        )
 
 
 def _load_plain(source: ModelSource, kind: HeadKind, labels: tuple[str, ...], seed: int) -> PreTrainedModel:

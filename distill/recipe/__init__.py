@@ -10,7 +10,7 @@ from .student import FromTeacher, StudentRecipe, StudentVocabulary
 from .teacher import CacheRecipe, MemberRecipe, TeacherRecipe
 from .training import OnPolicy, TrainRecipe
 from .values import Architecture, TaskName
-from .writer import recipe_sha256, write_recipe
+from .writer import public_recipe, recipe_sha256, write_recipe
 
 __all__ = [
     "AlignmentRecipe",
@@ -27,6 +27,7 @@ __all__ = [
     "TaskName",
     "TeacherRecipe",
     "TrainRecipe",
+    "public_recipe",
     "read_recipe",
     "recipe_sha256",
     "recipe_text",

@@ -11,12 +11,26 @@ from typing import Any
 import yaml
 
 from .document import FLOAT
+from .paths import public_name
 from .schema import Recipe
 
 
 def write_recipe(recipe: Recipe) -> str:
     """The recipe as YAML with every default written out; read_recipe of it gives an equal recipe."""
-    return yaml.dump(_plain(recipe), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+    return _dumped(_plain(recipe))
+
+
+def public_recipe(recipe: Recipe) -> str:
+    """As `write_recipe` writes it, for reports: of folders elsewhere on this machine only the last part."""
+
+    def public(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: public(inside) for key, inside in value.items()}
+        if isinstance(value, list):
+            return [public(inside) for inside in value]
+        return public_name(value) if isinstance(value, str) else value
+
+    return _dumped(public(_plain(recipe)))
 
 
 def recipe_sha256(recipe: Recipe) -> str:
@@ -28,6 +42,10 @@ def recipe_sha256(recipe: Recipe) -> str:
         _canonical(plain), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
     )
     return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def _dumped(plain: Any) -> str:
+    return yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
 def _plain(value: Any) -> Any:

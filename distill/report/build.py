@@ -9,8 +9,18 @@ from typing import Any
 import numpy as np
 
 from distill.errors import DistillError
-from distill.evaluation import Interval, Resampler, interval, judge, ratios, task_score
-from distill.recipe import Recipe, read_recipe, recipe_sha256
+from distill.evaluation import (
+    Interval,
+    Resampler,
+    agreement,
+    calibration,
+    interval,
+    judge,
+    ratios,
+    task_score,
+)
+from distill.evaluation.calibration import BINS
+from distill.recipe import Recipe, public_recipe, read_recipe, recipe_sha256
 from distill.run_folder import Role, RunFolder, fit_name, read_json
 from distill.tasks import (
     DIAGNOSTICS,
@@ -84,6 +94,19 @@ def build_report(folder: RunFolder) -> dict[str, Any]:
             "sentence": "No verdict: the recipe says baseline: false, so nothing tells what the teacher is worth.",
             "tasks": {},
         }
+    told = read_json(folder.excerpts) if folder.excerpts.is_file() else {}
+    report["agreement"] = {
+        task: _with_excerpts(
+            agreement(task, answers["teacher"][task][0], answers["student"][task]), told.get(task, {})
+        )
+        for task in tasks
+    }
+    report["calibration"] = {
+        "bins": BINS,
+        "tasks": {task: {role: calibration(task, answers[role][task]) for role in roles} for task in tasks},
+    }
+    report["shapes"] = {task: _shapes(fits, task) for task in tasks}
+    report["gradient"] = _gradient_before(folder, tasks)
     report["sharing"] = measured["sharing"]
     report["training"] = {
         "loss": [asdict(term) for term in recipe.loss],
@@ -97,7 +120,18 @@ def build_report(folder: RunFolder) -> dict[str, Any]:
     report["warnings"] = [*_warnings(report, recipe, tasks), *_preflight_warnings(folder, tasks)]
     report["environment"] = read_json(folder.environment)
     report["recipe_sha256"] = recipe_sha256(recipe)
+    report["recipe"] = public_recipe(recipe)
     return report
+
+
+def differences(folder: RunFolder, recipe: Recipe, task: str) -> dict[str, Any]:
+    """Where teacher and student answer a task differently, from a run's stored predictions: `evaluation.agreement`.
+
+    Raises:
+        DistillError: their predictions are not all there.
+    """
+    teacher, student = (_answers(folder, recipe, role, task, task) for role in ("teacher", "student"))
+    return agreement(task, teacher[0], student)
 
 
 def _model(
@@ -115,8 +149,9 @@ def _model(
     per_seed = [
         float(np.mean([task_score(task, answers[task][s]) for task in answers])) for s in range(count)
     ]
-    resampled = np.mean(list(resampler.scores(answers).values()), axis=0)
-    found: Interval = interval(float(np.mean(per_seed)), resampled)
+    by_task = resampler.scores(answers)
+    resampled = np.mean(list(by_task.values()), axis=0)
+    overall: Interval = interval(float(np.mean(per_seed)), resampled)
     blocks = {}
     for task, by_seed in [*answers.items(), *diagnosed.items()]:
         metrics = [TASKS[task].score(each) for each in by_seed]
@@ -131,6 +166,9 @@ def _model(
             "majority": data["tasks"][task]["majority"],
             "diagnostic": task in DIAGNOSTICS,
         }
+        if task in by_task:
+            found = interval(blocks[task]["score"], by_task[task])
+            blocks[task]["ci95"] = [found.low, found.high]
     names = {
         "teacher": recipe.teacher.name,
         "student": recipe.name,
@@ -142,9 +180,9 @@ def _model(
         "embedding_parameters": first["embedding_parameters"],
         "bytes": first["bytes"],
         "score": {
-            "mean": found.mean,
+            "mean": overall.mean,
             "per_seed": per_seed,
-            "ci95": [found.low, found.high],
+            "ci95": [overall.low, overall.high],
             "std": float(np.std(per_seed, ddof=1)) if count > 1 else None,
         },
         "tasks": blocks,
@@ -234,3 +272,30 @@ def _preflight_warnings(folder: RunFolder, tasks: Sequence[str]) -> list[str]:
         return []
     found = read_json(folder.preflight)
     return [line for task in tasks if task in found for line in found[task]["warnings"]]
+
+
+def _with_excerpts(found: dict[str, Any], excerpts: Mapping[str, str]) -> dict[str, Any]:
+    """The differences with the beginning of each example's text, where the run kept it."""
+    examples = [
+        each | ({"excerpt": excerpts[each["id"]]} if each["id"] in excerpts else {})
+        for each in found["examples"]
+    ]
+    return found | {"examples": examples}
+
+
+def _shapes(fits: Mapping[Role, Mapping[str, list[dict[str, Any]]]], task: str) -> dict[str, Any]:
+    """The sizes of a task's teacher and student, and what the student's parts were before."""
+    teacher, student = fits["teacher"][task][0], fits["student"][task][0]
+    return {
+        "teacher": teacher.get("outline"),
+        "student": student.get("outline"),
+        "start": student["provenance"],
+    }
+
+
+def _gradient_before(folder: RunFolder, tasks: Sequence[str]) -> dict[str, Any]:
+    """By task what each term contributed to the gradient for all weights, on one batch before the training."""
+    if not folder.preflight.is_file():
+        return {}
+    found = read_json(folder.preflight)
+    return {task: found[task]["gradient"] for task in tasks if task in found}

@@ -37,7 +37,7 @@ def to_markdown(report: Mapping[str, Any]) -> str:
         + "\n".join(f"- {line}" for line in report["warnings"])
         if report["warnings"]
         else "",
-        _made(report),
+        how_it_was_made(report),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -159,12 +159,28 @@ def _sharing(report: Mapping[str, Any]) -> str:
     )
 
 
-def _made(report: Mapping[str, Any]) -> str:
+def how_it_was_made(report: Mapping[str, Any]) -> str:
+    """Loss, time, machine, versions and the recipe's digest."""
     environment, training = report["environment"], report["training"]
-    loss = " + ".join(_term(term) for term in training["loss"])
+    loss = " + ".join(term_text(term) for term in training["loss"])
     seconds = ", ".join(f"{role} {s:.0f} s" for role, s in training["seconds"].items())
     versions = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
-    start = training["student_start"]
+    began = beginning(training["student_start"])
+    return (
+        "## How it was made\n\n"
+        f"- Loss: {loss}; seeds {', '.join(map(str, training['seeds']))}; student started from {began}.\n"
+        f"- Training and evaluation time: {seconds}.\n"
+        "- The baseline is the same student with the same initial weights, data order and steps, trained on labels alone. "
+        "The last weights are scored; no checkpoint was chosen by its validation score.\n"
+        f"- {environment['processor']}, {environment['cores']} cores, {environment['torch_threads']} threads, "
+        f"device {environment['device']}; Python {environment['python']}; distill {environment['distill']}"
+        f"{' at ' + environment['commit'][:12] if environment['commit'] else ''}; {versions}.\n"
+        f"- Recipe sha256 {report['recipe_sha256'][:16]}…; made again by `distill run recipe.yaml --out FOLDER`."
+    )
+
+
+def beginning(start: Mapping[str, Any]) -> str:
+    """What a student started from, in words."""
     narrower = "".join(
         f", {start[part]:,} {name if start[part] != 1 else name[:-1]}"
         for part, name in (
@@ -186,20 +202,11 @@ def _made(report: Mapping[str, Any]) -> str:
             f"; a {adapter['peft_type']} adapter was trained, {adapter['trainable_parameters']:,} of "
             f"{adapter['training_parameters']:,} parameters, exported {adapter['exported']}"
         )
-    return (
-        "## How it was made\n\n"
-        f"- Loss: {loss}; seeds {', '.join(map(str, training['seeds']))}; student started from {began}.\n"
-        f"- Training and evaluation time: {seconds}.\n"
-        "- The baseline is the same student with the same initial weights, data order and steps, trained on labels alone. "
-        "The last weights are scored; no checkpoint was chosen by its validation score.\n"
-        f"- {environment['processor']}, {environment['cores']} cores, {environment['torch_threads']} threads, "
-        f"device {environment['device']}; Python {environment['python']}; distill {environment['distill']}"
-        f"{' at ' + environment['commit'][:12] if environment['commit'] else ''}; {versions}.\n"
-        f"- Recipe sha256 {report['recipe_sha256'][:16]}…; made again by `distill run recipe.yaml --out FOLDER`."
-    )
+    return began
 
 
-def _term(term: Mapping[str, Any]) -> str:
+def term_text(term: Mapping[str, Any]) -> str:
+    """`0.5 × labels(smoothing=0.0)`."""
     settings = ", ".join(f"{k}={v}" for k, v in term.items() if k not in ("kind", "weight") and v is not None)
     return f"{term['weight']:g} × {term['kind']}({settings})"
 

@@ -9,6 +9,7 @@ from typing import Any
 from distill.disk import refuse_links_out
 from distill.report.build import build_report
 from distill.report.markdown import to_markdown
+from distill.report.page import read_log, to_html
 from distill.report.plot import plot_compression
 from distill.run_folder import RunFolder, read_json, write_json, write_text
 
@@ -18,7 +19,7 @@ class Report:
     """What a run found.
 
     Attributes:
-        folder: where report.json, report.md and compression.png stand.
+        folder: where report.json, report.html, report.md and compression.png stand.
         data: the content of report.json.
     """
 
@@ -46,16 +47,17 @@ def read_report(folder: str | Path) -> Report:
 
 
 def write_report(folder: str | Path) -> Report:
-    """Recompute a finished run's report from its stored predictions and write its three files.
+    """Recompute a finished run's report from its stored predictions and write its four files.
 
     Raises:
         DistillError: the run is not finished, or one of its files is damaged.
-        ResourceError: one of the three cannot be written; an older one stands.
+        ResourceError: one of the four cannot be written; an older one stands.
     """
     run_folder = RunFolder(folder)
     refuse_links_out(run_folder.path)
     report = Report(run_folder.path, build_report(run_folder))
     plot_compression(report.data, run_folder.path / "compression.png")
     write_text(run_folder.path / "report.md", report.to_markdown())
+    write_text(run_folder.path / "report.html", to_html(report.data, read_log(run_folder.metrics)))
     write_json(run_folder.report, report.data)
     return report

@@ -14,11 +14,14 @@ from distill.models.adapter import weights_file
 from distill.models.loading import load_model, load_tokenizer
 from distill.models.source import ModelSource, find_trained, find_trusted
 from distill.recipe import Recipe, TaskName
+from distill.report import differences
 from distill.run_folder import RunFolder
 from distill.tasks import DIAGNOSTICS, TASKS, Example, TaskData, overlap
 
 if TYPE_CHECKING:
     import torch
+
+EXCERPT = 160  # characters of each of an example's texts
 
 
 def data_facts(recipe: Recipe, data: dict[str, TaskData]) -> dict[str, Any]:
@@ -44,6 +47,26 @@ def data_facts(recipe: Recipe, data: dict[str, TaskData]) -> dict[str, Any]:
             for name, task in data.items()
         },
     }
+
+
+def excerpts(recipe: Recipe, folder: RunFolder, data: dict[str, TaskData]) -> dict[str, dict[str, str]]:
+    """By task the beginning of the texts of the examples on which teacher and student differ most, by their ids."""
+    found: dict[str, dict[str, str]] = {}
+    for task in recipe.data.tasks:
+        wanted = {each["id"] for each in differences(folder, recipe, task)["examples"]}
+        texts: dict[str, str] = {}
+        for example in data[task].validation:
+            name = example.group if task == "record" else example.id
+            if name in wanted and name not in texts:  # of a query its first candidate's
+                texts[name] = _excerpt(example)
+        found[task] = texts
+    return found
+
+
+def _excerpt(example: Example) -> str:
+    parts = dict.fromkeys(part for pair in example.texts for part in pair if part)
+    plain = (" ".join(part.split()) for part in parts)
+    return " / ".join(part if len(part) <= EXCERPT else part[:EXCERPT].rstrip() + "…" for part in plain)
 
 
 def teacher_files(

@@ -17,7 +17,7 @@ from distill.recipe_data import load_recipe_data
 from distill.report import Report, read_report, write_report
 from distill.run_folder import RunFolder, write_json, write_text
 from distill.runs.corpus import Corpus
-from distill.runs.facts import data_facts, measurements
+from distill.runs.facts import data_facts, excerpts, measurements
 from distill.runs.job import Job
 from distill.runs.trackers import open_trackers
 from distill.runs.workbench import Workbench
@@ -46,7 +46,7 @@ def run(
             names it, with all that you may do on this machine: give those that you have read.
 
     Returns:
-        The report, also written as report.json, report.md and compression.png.
+        The report, also written as report.json, report.html, report.md and compression.png.
 
     Raises:
         RecipeError: the folder holds another recipe's run.
@@ -68,6 +68,7 @@ def run(
                 found = measurements(recipe, run_folder, data, accelerator.device, trusted)
                 write_json(run_folder.measurements, found)
                 told.end("size and latency")
+            write_json(run_folder.excerpts, excerpts(recipe, run_folder, data))
             write_report(run_folder.path)
 
         processes.first(finish)

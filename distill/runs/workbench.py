@@ -19,7 +19,7 @@ from distill.engine.reading import Reader, reading_for
 from distill.errors import CheckpointError, MismatchError
 from distill.evaluation import added, size, task_score
 from distill.losses import Labels, Total
-from distill.models import Batch, EnsembleTeacher, Student, Teacher, parameter_budget
+from distill.models import Batch, EnsembleTeacher, Student, Teacher, outline, parameter_budget
 from distill.models.adapter import adapter_config
 from distill.models.source import is_model
 from distill.models.teacher import weights_precision
@@ -136,12 +136,15 @@ class Workbench:
         return self.teachers.load_member(number), {
             "steps": 0,
             "tokens": 0,
-            "provenance": {"model": public_name(name)},
+            "provenance": {"model": public_name(name), "model_digest": self.job.files(number).digest},
         }
 
     def _take_ensemble(self, fit: Fit) -> tuple[Teacher | EnsembleTeacher, dict[str, Any]]:
         self.job.progress.begin(fit.name, 1)
-        provenance = {"members": [part.name for part in self.job.parts]}
+        provenance = {
+            "members": [part.name for part in self.job.parts],
+            "member_digests": [self.job.files(number).digest for number in range(len(self.job.parts))],
+        }
         return self.teachers.load_to_answer(), {"steps": 0, "tokens": 0, "provenance": provenance}
 
     def _train_teacher(self, fit: Fit, part: MemberRecipe) -> tuple[Student, dict[str, Any]]:
@@ -207,6 +210,8 @@ class Workbench:
         """Keep what was made, its answers and what is to be known about it; the record last."""
         truncated = self._answer(fit, made)
         record |= self._store_model(fit, made, keep_model=keep_model)
+        if not isinstance(made, EnsembleTeacher):
+            record["outline"] = outline(made.model)
         record |= {
             "key": fit.key,
             "role": fit.role,

@@ -10,7 +10,7 @@ from .predictions import read_predictions, write_predictions
 from .score import mean_score, score_name, superglue_score
 from .sources import TaskData, load_task
 from .superglue import DIAGNOSTICS, SUPERGLUE, TASKS
-from .task import Answer, Example, Task
+from .task import Answer, Example, Reply, Task
 from .text import TASK as PLAIN_TEXT
 from .text_to_text import EncodedTextToText, encode_text_to_text
 
@@ -28,6 +28,7 @@ __all__ = [
     "Example",
     "Framed",
     "Overlap",
+    "Reply",
     "Submission",
     "Task",
     "TaskData",

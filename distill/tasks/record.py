@@ -12,7 +12,7 @@ from distill.errors import DataError
 
 from .formats import Completion, Framed, TextToText
 from .row import Row
-from .task import Answer, Array, Example, Task, ratio, unit_index
+from .task import Answer, Array, Example, Reply, Task, ratio, unit_index
 
 PLACEHOLDER = "@placeholder"
 ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -137,6 +137,29 @@ class ReCoRD(Task):
 
     def counts(self, answers: Sequence[Answer]) -> Array:
         """Counts a query, (U, 3)."""
+        best = self._chosen(answers)
+        counts_UK = np.ones((len(best), 3))
+        for unit, found in enumerate(best):
+            said = _said(found)
+            counts_UK[unit, 0] = max(overlap(said, text) for text in found.golds)
+            counts_UK[unit, 1] = max(normalised(said) == normalised(text) for text in found.golds)
+        return counts_UK
+
+    def replies(self, answers: Sequence[Answer]) -> list[Reply]:
+        """What is answered to each query, with the probability that the chosen candidate is right."""
+        return [
+            Reply(
+                found.group,
+                " | ".join(found.golds),
+                _said(found),
+                any(normalised(_said(found)) == normalised(text) for text in found.golds),
+                None if found.text is not None else float(self.probabilities([found])[0, 1]),
+            )
+            for found in self._chosen(answers)
+        ]
+
+    def _chosen(self, answers: Sequence[Answer]) -> list[Answer]:
+        """The answer to each query: its candidate with the largest margin (the first on a tie), or its text."""
         self.check_ids(answers)
         logits_NC = self.logits([answer for answer in answers if answer.text is None])
         # A written text is alone in its query, so any margin will do.
@@ -156,13 +179,7 @@ class ReCoRD(Task):
                 )
             if best[unit] < 0 or margin_N[number] > margin_N[best[unit]]:
                 best[unit] = number
-        counts_UK = np.ones((units, 3))
-        for unit, number in enumerate(best):
-            found = answers[number]
-            said = found.answer if found.text is None else found.text
-            counts_UK[unit, 0] = max(overlap(said, text) for text in found.golds)
-            counts_UK[unit, 1] = max(normalised(said) == normalised(text) for text in found.golds)
-        return counts_UK
+        return [answers[number] for number in best]
 
     def measure(self, counts: Array) -> dict[str, Array]:
         """F1 and exact match of summed counts."""
@@ -181,6 +198,10 @@ class ReCoRD(Task):
                 mentioned[key] = len(re.findall(word, example.texts[0][0]))
             answers.append(example.answered((0.0, float(mentioned[key]))))
         return self.score(answers)
+
+
+def _said(answer: Answer) -> str:
+    return answer.answer if answer.text is None else answer.text
 
 
 def cleaned(passage: str) -> str:

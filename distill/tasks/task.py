@@ -45,6 +45,26 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Reply:
+    """What a stored prediction says, in words.
+
+    Attributes:
+        id: of the example; of a query where the task asks for one of several candidates.
+        gold: the right answer; several are separated by " | ".
+        said: the answer given.
+        right: whether it is a right one.
+        confidence: the probability that the model gave to its answer, of all that it could choose; None where it wrote
+            a text.
+    """
+
+    id: str
+    gold: str
+    said: str
+    right: bool
+    confidence: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Example:
     """One thing to classify.
 
@@ -223,6 +243,34 @@ class Task(ABC):
         logits_NC = self.logits([answer for answer in answers if answer.text is None])
         found_N[~written_N] = np.argmax(logits_NC, axis=1)
         return found_N
+
+    def replies(self, answers: Sequence[Answer]) -> list[Reply]:
+        """The answers in words, in their order.
+
+        Raises:
+            DataError, NumericsError: as `counts`.
+        """
+        found = []
+        confidences = iter(self.probabilities([a for a in answers if a.text is None]).max(axis=1, initial=0))
+        for answer, said, right in zip(answers, self.predicted(answers), gold(answers), strict=True):
+            written = answer.text is not None
+            found.append(
+                Reply(
+                    answer.id,
+                    self.labels[right],
+                    str(answer.text) if written else self.labels[said],
+                    bool(said == right),
+                    None if written else float(next(confidences)),
+                )
+            )
+        return found
+
+    def probabilities(self, answers: Sequence[Answer]) -> Array:
+        """The softmax of the logits, (N, C)."""
+        logits_NC = self.logits(answers)
+        powers_NC = np.exp(logits_NC - logits_NC.max(axis=1, keepdims=True, initial=-np.inf))
+        probability_NC: Array = powers_NC / powers_NC.sum(axis=1, keepdims=True)
+        return probability_NC
 
     def check_ids(self, answers: Sequence[Answer]) -> None:
         """Refuse two answers to one example."""

@@ -9,6 +9,7 @@ N rows, V vocabulary.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Protocol
@@ -88,8 +89,10 @@ def fill(loss: Definition, rows: Rows, gradient_NV: Tensor | None) -> Tensor:
     counted = replace(rows, weight=None)
     if rows.student.device.type == "cpu":
         # glibc gives memory that is freed back to the system beyond twice the largest block it has seen freed, and
-        # the loop's buffers would be page faults again and again. A large block, freed untouched, sets that limit.
-        torch.empty(_FREED_BYTES, dtype=torch.uint8)
+        # the loop's buffers would be page faults again and again. A large block, freed untouched, sets that limit;
+        # where memory is too short for it, the loop itself may still do with less.
+        with contextlib.suppress(RuntimeError):
+            torch.empty(_FREED_BYTES, dtype=torch.uint8)
     for place in _places(rows):
         part_N, part_NV = loss.differentiate(counted.select(place))
         values_N[place] = part_N

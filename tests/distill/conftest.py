@@ -16,6 +16,8 @@ from distill.models import Features, Student, Teacher
 from distill.models.loading import load_model, load_tokenizer
 from distill.models.source import find_model
 from distill.recipe import DataRecipe, FromTeacher, Recipe, StudentRecipe, TeacherRecipe, TrainRecipe
+from distill.report import Report
+from distill.runs import run
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -162,3 +164,9 @@ def recipe(official_folder: Path, tiny_bert: Path) -> Recipe:
         train=train,
         seeds=(0, 1),
     )
+
+
+@pytest.fixture(scope="session")
+def finished(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """One finished run, shared by the tests that only read it."""
+    return run(recipe, tmp_path_factory.mktemp("runs") / "small")

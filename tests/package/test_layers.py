@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).parents[2]
 LAYERS = (
     ("errors",),
     ("disk", "memory", "signals"),
-    ("manifest",),
+    ("manifest", "upload"),
     ("losses", "progress", "processes", "environment", "run_folder"),
     ("recipe", "alignment"),
     ("models", "tasks"),
@@ -20,7 +20,7 @@ LAYERS = (
     ("engine", "recipe_data"),
     ("evaluation", "evaluate", "plan", "submission"),
     ("report",),
-    ("runs",),
+    ("runs", "publish"),
     ("cli",),
     ("__main__",),
 )

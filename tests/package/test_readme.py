@@ -81,7 +81,7 @@ def test_every_runtime_dependency_has_its_line():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     table = README.split("## Dependencies")[1].split("##")[0]
     for requirement in project["dependencies"]:
-        name = re.match(r"[a-z_-]+", requirement)
+        name = re.match(r"[a-z0-9_-]+", requirement)
         assert name is not None
         assert re.search(rf"\b{name[0]}\b", table), name[0]
 

@@ -23,6 +23,7 @@ COMES_WITH = {
     "tokenizers": "transformers",
     "typing_extensions": "pydantic",
     "pydantic_core": "pydantic",
+    "markupsafe": "jinja2",
     "triton": "torch",
 }
 

@@ -21,9 +21,11 @@ def expected_files() -> set[str]:
     ):
         patterns = [
             "*.py",
-            *{"losses": ["README.md", "*.cpp", "*.h"], "recipes": ["*.yaml", "*.json", "README.md"]}.get(
-                folder, []
-            ),
+            *{
+                "distill": ["*.html"],
+                "losses": ["README.md", "*.cpp", "*.h"],
+                "recipes": ["*.yaml", "*.json", "README.md"],
+            }.get(folder, []),
         ]
         for pattern in patterns:
             for path in (REPOSITORY / folder).rglob(pattern):

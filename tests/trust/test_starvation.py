@@ -128,7 +128,7 @@ def check_no_damage(root: Path) -> None:
     """Nothing half-written anywhere, and every checkpoint there is whole."""
     assert not [path for path in root.rglob("*") if ".writing" in path.name or path.suffix == ".tmp"]
     for manifest in root.glob("run/checkpoints/*/step-*/manifest.json"):
-        for name, digest in json.loads(manifest.read_text()).items():
+        for name, digest in json.loads(manifest.read_text())["files"].items():
             assert hashlib.sha256((manifest.parent / name).read_bytes()).hexdigest() == digest
     for checkpoint in root.glob("run/checkpoints/*/step-*"):
         assert (checkpoint / "manifest.json").is_file()
@@ -236,7 +236,8 @@ def test_a_student_or_report_that_does_not_fit_is_written_later(
     tried = []
 
     def full(writer, target, **options):
-        if not str(target).replace(".writing-", "").endswith(path):  # the teacher's folder is written before
+        place = str(target).replace(".writing-", "").removesuffix("/.writing")
+        if not place.endswith(path):  # the teacher's folder is written before
             return real(writer, target, **options)
         tried.append(target)
         raise error
@@ -245,7 +246,8 @@ def test_a_student_or_report_that_does_not_fit_is_written_later(
         patch.setattr(call, full)
         assert starve(distill, recipe_file, tmp_path, reason) == str(tmp_path / "run" / path)
     assert len(tried) == 1
-    assert not (tmp_path / "run" / path).exists()
+    assert not (tmp_path / "run" / path).is_file()
+    assert not list((tmp_path / "run" / path).glob("*"))
     assert starve(distill, recipe_file, tmp_path, "") is None
     assert (tmp_path / "run" / path).exists()
     assert results(tmp_path / "run") == straight
@@ -281,11 +283,11 @@ SHORT_OF_MEMORY = """
     student = Student.from_teacher(folder, layers=2, kind="classification", labels=("no", "yes"), seed=0)
     rows = [
         [{"input_ids": [101, *[2000 + (i * at) % 7 for at in range(60)], 102], "attention_mask": [1] * 62}]
-        for i in range(2048)
+        for i in range(8192)
     ]
-    data = Features(rows, [i % 2 for i in range(2048)], student.tokenizer)
+    data = Features(rows, [i % 2 for i in range(8192)], student.tokenizer)
     torch.manual_seed(1)
-    teacher = RememberedTeacher(torch.randn(2048, 2))
+    teacher = RememberedTeacher(torch.randn(8192, 2))
     lines, said = [], []
 
     def engine(**changes):
@@ -294,7 +296,7 @@ SHORT_OF_MEMORY = """
         made.progress.say = said.append
         return made
 
-    trained = engine(per_device_train_batch_size=1024)
+    trained = engine(per_device_train_batch_size=4096)
     if room:
         # What is only made once is made before memory gets short.
         warm = {name: tensor.clone() for name, tensor in student.model.state_dict().items()}
@@ -326,12 +328,12 @@ def test_the_system_refuses_memory_and_the_losses_stay_the_same(tiny_teacher, tm
         assert ended.returncode == 0, ended.stderr
         return json.loads(ended.stdout.splitlines()[-1])
 
-    enough, short = trained(0), trained(60_000_000)
+    enough, short = trained(0), trained(150_000_000)
     assert enough["said"] == []
     assert len(short["said"]) >= 1, short
-    assert all("step 1: out of memory with" in line for line in short["said"])
+    assert all("step 1: out of memory with" in line for line in short["said"]), short["said"]
     assert "can't allocate memory: you tried to allocate" in short["said"][0]
-    assert short["held"] == 1024 >> len(short["said"])
+    assert short["held"] == 4096 >> len(short["said"])
     assert short["losses"] == pytest.approx(enough["losses"], rel=1e-6)
 
 

@@ -472,7 +472,7 @@ def test_no_name_in_a_recipes_file_leads_outside(tmp_path, key, value):
 
 @pytest.mark.parametrize(
     "link",
-    [".lock", "report.md", "report.json", "metrics.jsonl", "compression.png", ".writing-report.json", "fits", "checkpoints",
+    [".lock", "report.md", "report.html", "report.json", "metrics.jsonl", "compression.png", ".writing-report.json", "fits", "checkpoints",
      "predictions", "student", "teacher-cache", "student/rte/model.safetensors"],
 )  # fmt: skip
 def test_a_run_whose_folder_leads_elsewhere_is_refused(tmp_path, link):

@@ -177,6 +177,8 @@ def test_no_command_writes_or_says_a_token_or_publishes_a_home(home, recipes, tu
         for file in (
             "report.json",
             "report.md",
+            "report.html",
+            "excerpts.json",
             "compression.png",
             "environment.json",
             "measurements.json",

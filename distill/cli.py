@@ -178,7 +178,7 @@ def report(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Recompute a run's report from its stored predictions and write it again.
+    """Recompute a run's report from its stored predictions and write it again; of an unfinished run, say what is there.
 
     With several runs, or with --out: merge them into one Pareto front of score against size, speed and memory.
     """
@@ -190,8 +190,12 @@ def report(
             _print(f"{folder.path}", to_stderr=True)
             measure_again(folder.path, progress=_progress(quiet=as_json))
     if len(run_folders) == 1 and out is None:
-        from distill.report import write_report
+        from distill.report import so_far, write_report
 
+        unfinished = so_far(run_folders[0])
+        if unfinished is not None:
+            _show_so_far(unfinished, as_json)
+            return
         _show_report(write_report(run_folders[0]), as_json)
         return
     from distill.report import write_front
@@ -292,11 +296,15 @@ def publish(
 def evaluate(
     model: Annotated[
         str | None,
-        typer.Argument(metavar="[MODEL]", help="A fine-tuned model folder, package:NAME or hub id."),
+        typer.Argument(
+            metavar="[MODEL]",
+            help="A fine-tuned model folder, package:NAME or hub id; for --submission a run's folder, or a name with {task}.",
+        ),
     ] = None,
     task: Annotated[
-        str, typer.Option(help="boolq, cb, copa, multirc, record, rte, wic, wsc, axb, axg, terra or text.")
-    ] = ...,  # type: ignore[assignment]
+        str | None,
+        typer.Option(help="boolq, cb, copa, multirc, record, rte, wic, wsc, axb, axg, terra or text."),
+    ] = None,
     data: Annotated[
         str, typer.Option(metavar="SOURCE", help="demo, hub, a folder of official jsonl files, or of texts.")
     ] = "demo",
@@ -304,24 +312,69 @@ def evaluate(
         Path | None,
         typer.Option(help="Where to write the answers; without MODEL: stored answers to score again."),
     ] = None,
-    max_length: Annotated[int, typer.Option(min=8, max=8192, help="Longest input in tokens.")] = 128,
-    batch_size: Annotated[int, typer.Option(min=1, help="Examples a forward pass.")] = 64,
-    architecture: Annotated[
-        str,
+    submission: Annotated[
+        Path | None,
         typer.Option(
-            help="encoder (has a classifier), decoder (chooses the likeliest answer) or encoder_decoder (writes it)."
+            metavar="ZIP",
+            help="Answer the official test sets, for the SuperGLUE leaderboard; without MODEL: check this zip.",
         ),
-    ] = "encoder",
+    ] = None,
+    partial: Annotated[
+        bool,
+        typer.Option("--partial", help="A submission without the tasks whose model or test file is missing."),
+    ] = False,
+    max_length: Annotated[
+        int | None,
+        typer.Option(min=8, max=8192, help="Longest input in tokens. Default: the run's, or 128."),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Examples a forward pass. Default: the run's, or 64.")
+    ] = None,
+    architecture: Annotated[
+        str | None,
+        typer.Option(
+            help="encoder (has a classifier), decoder (chooses the likeliest answer) or encoder_decoder (writes it). "
+            "Default: the run's, or encoder."
+        ),
+    ] = None,
     trusted: TrustOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Score a fine-tuned model on a task's dev split, or score stored predictions again."""
+    """Score a fine-tuned model on a task's dev split, score stored predictions again, or answer the leaderboard's tests."""
     from distill.evaluate import evaluate_model, score_predictions
     from distill.recipe import Architecture
     from distill.tasks import TASKS
 
-    if architecture not in get_args(Architecture):
+    if architecture not in (None, *get_args(Architecture)):
         raise DataError(f"--architecture {architecture}: must be one of {', '.join(get_args(Architecture))}")
+    if submission is not None:
+        if task is not None or predictions is not None:
+            raise DataError("evaluate: --submission is about all tasks; leave out --task and --predictions")
+        from distill.submission import check as check_zip
+        from distill.submission import submit
+
+        if model is None:
+            found = check_zip(submission, data=data, partial=partial)
+        else:
+            found = submit(
+                model,
+                submission,
+                data=data,
+                partial=partial,
+                architecture=architecture,  # type: ignore[arg-type]
+                max_length=max_length,
+                batch_size=batch_size,
+                progress=_progress(quiet=as_json),
+                trust_remote_code=trusted or (),
+            )
+        _show_submission(found, as_json)
+        return
+    if task is None or partial:
+        raise DataError(
+            "evaluate: --partial is for --submission"
+            if partial
+            else "evaluate: give --task, or --submission ZIP"
+        )
     if task not in TASKS:
         raise DataError(f"--task {task}: no such task; the tasks are {', '.join(TASKS)}")
     if model is None and predictions is None:
@@ -337,9 +390,9 @@ def evaluate(
             task,
             data=data,
             predictions=predictions,
-            max_length=max_length,
-            batch_size=batch_size,
-            architecture=architecture,  # type: ignore[arg-type]
+            max_length=max_length or 128,
+            batch_size=batch_size or 64,
+            architecture=architecture or "encoder",  # type: ignore[arg-type]
             progress=_progress(quiet=as_json),
             revision=commit,
             trust_remote_code=commit is not None,
@@ -538,6 +591,39 @@ def _show_report(found: Any, as_json: bool) -> None:
     from distill.report.terminal import show
 
     show(found, Console(width=None if sys.stdout.isatty() else 120))
+
+
+def _show_so_far(found: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        _print(json.dumps(found, indent=1, ensure_ascii=False))
+        return
+    from rich.console import Console
+
+    from distill.report.terminal import show_so_far
+
+    show_so_far(found, Console(width=None if sys.stdout.isatty() else 120))
+
+
+def _show_submission(found: dict[str, Any], as_json: bool) -> None:
+    from distill.tasks import TASKS
+
+    if as_json:
+        _print(json.dumps(found, indent=1, ensure_ascii=False))
+        return
+    for name, count in found["units"].items():
+        cut = found.get("truncated", {}).get(name, 0)
+        nameless = found["unnamed"].get(name, 0)
+        _print(
+            f"{TASKS[name].title + '.jsonl':<13} {count:>6,} {TASKS[name].unit[count != 1]}"
+            + (f", {cut:,} inputs cut" if cut else "")
+            + (f", {nameless:,} answers named no class" if nameless else "")
+        )
+    for line in found["missing"]:
+        _print(f"missing: {line}")
+    whole = (
+        "not a whole submission" if found["missing"] else "a whole submission, in the leaderboard's layout"
+    )
+    _print(f"{found['submission']}: {whole}")
 
 
 def _print(text: str, *, to_stderr: bool = False) -> None:

@@ -8,8 +8,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from distill.errors import DistillError, RecipeError
@@ -33,10 +34,14 @@ class ElsewhereError(DistillError):
     """Another process of the run has failed, and this one cannot go on."""
 
 
-def new_accelerator() -> Accelerator:
-    """Accelerate, with nothing in it that a recipe decides.
+def new_accelerator(trackers: Sequence[str] = (), folder: Path | None = None) -> Accelerator:
+    """Accelerate, with nothing in it that decides what is learnt.
 
     Precision and accumulation are the recipe's, whatever a launcher's configuration says.
+
+    Args:
+        trackers: which of its trackers it shall have, not yet started.
+        folder: where those of them write that keep files.
 
     Raises:
         RecipeError: the launcher wants what `check_accelerator` refuses.
@@ -62,6 +67,8 @@ def new_accelerator() -> Accelerator:
         cpu=alone_on_cpu,
         mixed_precision="no",
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        log_with=list(trackers) or None,
+        project_dir=folder,
     )
     check_accelerator(made)
     return made

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, Protocol, TextIO
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.progress import TaskID
 
 
@@ -18,7 +19,7 @@ class Progress(Protocol):
         """A piece of work of `total` steps starts, `done` of them behind it already."""
 
     def advance(self, done: int, detail: str = "") -> None:
-        """`done` steps are behind us."""
+        """`done` steps are behind us; no detail leaves the last one standing."""
 
     def end(self, outcome: str = "") -> None:
         """The piece of work is over."""
@@ -49,21 +50,27 @@ class Lines:
     def __init__(self, stream: TextIO | None = None, every: float = 30.0):
         self._stream = stream or sys.stderr
         self._every = every
-        self._what, self._total = "", 0
+        self._what, self._detail = "", ""
+        self._total = self._begun = 0
         self._started = self._last = 0.0
 
     def begin(self, what: str, total: int, done: int = 0) -> None:
         """See Progress."""
-        self._what, self._total = what, total
+        self._what, self._detail = what, ""
+        self._total, self._begun = total, done
         self._started = self._last = time.monotonic()
         if done:
             self.say(f"{what}: continues at step {done} of {total}")
 
     def advance(self, done: int, detail: str = "") -> None:
         """See Progress."""
-        if time.monotonic() - self._last >= self._every:
-            self._last = time.monotonic()
-            self.say(f"{self._what}: step {done} of {self._total}  {detail}".rstrip())
+        self._detail = detail or self._detail
+        now = time.monotonic()
+        if now - self._last >= self._every:
+            self._last = now
+            left = (now - self._started) / max(done - self._begun, 1) * (self._total - done)
+            parts = (f"step {done} of {self._total}", self._detail, f"{clock(left)} left")
+            self.say(f"{self._what}: {', '.join(part for part in parts if part)}")
 
     def end(self, outcome: str = "") -> None:
         """See Progress."""
@@ -75,19 +82,30 @@ class Lines:
 
 
 class Bars:
-    """A rich bar for the piece of work under way; finished pieces stay as lines above it."""
+    """A rich bar for the piece of work under way, with its figures below; finished pieces stay as lines above it."""
 
     def __init__(self, console: Console):
+        from rich.padding import Padding
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as RichProgress
+        from rich.text import Text
+
+        class WithDetail(RichProgress):
+            """The bar, and the figures below it."""
+
+            detail = ""
+
+            def get_renderables(self) -> Iterable[RenderableType]:
+                yield from super().get_renderables()
+                if self.detail:
+                    yield Padding(Text(self.detail, style="dim"), (0, 0, 0, 2))
 
         self._console = console
-        self._bars = RichProgress(
-            TextColumn("{task.description:<26}"),
+        self._bars = WithDetail(
+            TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeRemainingColumn(compact=True),
-            TextColumn("[dim]{task.fields[detail]}"),
             console=console,
             transient=True,
         )
@@ -97,18 +115,21 @@ class Bars:
     def begin(self, what: str, total: int, done: int = 0) -> None:
         """See Progress."""
         self._what, self._started = what, time.monotonic()
-        self._task = self._bars.add_task(what, total=total, completed=done, detail="")
+        self._bars.detail = ""
+        self._task = self._bars.add_task(what, total=total, completed=done)
         self._bars.start()
 
     def advance(self, done: int, detail: str = "") -> None:
         """See Progress."""
         if self._task is not None:
-            self._bars.update(self._task, completed=done, detail=detail)
+            self._bars.detail = detail or self._bars.detail
+            self._bars.update(self._task, completed=done)
 
     def end(self, outcome: str = "") -> None:
         """See Progress."""
         if self._task is not None:
             self._bars.remove_task(self._task)
+            self._bars.detail = ""
             self._bars.stop()
             self._task = None
         seconds = time.monotonic() - self._started
@@ -119,3 +140,22 @@ class Bars:
     def say(self, line: str) -> None:
         """See Progress."""
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def losses(figures: Mapping[str, Any]) -> str:
+    """The loss of a line of metrics.jsonl, and of several terms each one's mean without its weight.
+
+    Example:
+        >>> losses({"step": 10, "loss": 0.5, "loss/labels": 0.75, "loss/forward_kl": 0.25})
+        '0.5000 (labels 0.7500, forward_kl 0.2500)'
+    """
+    terms = [f"{name[5:]} {value:.4f}" for name, value in figures.items() if name.startswith("loss/")]
+    return f"{figures['loss']:.4f}" + (f" ({', '.join(terms)})" if len(terms) > 1 else "")
+
+
+def clock(seconds: float) -> str:
+    """A duration as a person says it: 48 s, 12 min, 3 h 05 min."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02} min"

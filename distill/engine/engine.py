@@ -10,7 +10,7 @@ import bisect
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -34,7 +34,7 @@ from distill.losses import Loss, ModelPair, Rows, Total, Wanted
 from distill.memory import enough_memory, ran_out_of_memory, what_was_wanted
 from distill.models import Batch, DataSet, Prediction, SparsePrediction, Student, Teacher, set_dropout
 from distill.processes import Processes, check_accelerator, new_accelerator
-from distill.progress import Progress, Silent
+from distill.progress import Progress, Silent, losses
 from distill.recipe import TrainRecipe
 from distill.signals import HeldBack
 
@@ -137,6 +137,7 @@ class Engine:
         progress: told where the run is.
         accelerator: for devices and processes; made here when None.
         example_name: what errors call the training example at an index.
+        beside: what stands beside the figures that `progress` is told, such as "teacher 81.6".
 
     Raises:
         RecipeError: the batch would be split inside a batch-wise group, a teacher is missing, a term cannot
@@ -167,6 +168,7 @@ class Engine:
         progress: Progress | None = None,
         accelerator: Accelerator | None = None,
         example_name: Callable[[int], str] | None = None,
+        beside: str = "",
     ):
         self.accelerator = accelerator = accelerator or new_accelerator()
         check_accelerator(accelerator)
@@ -185,6 +187,7 @@ class Engine:
         self._logs = log is not None
         self.progress = progress or Silent()
         self.example_name = example_name or "training example {}".format
+        self.beside = beside
         self.name = owner.split("@")[0] or "training"
         self.plan = Plan(
             micro_batch=train.per_device_train_batch_size,
@@ -333,7 +336,7 @@ class Engine:
                 "tokens_per_second": round((self.tokens - tokens_before) / (time.monotonic() - self._started))
             }
             self.log({"step": self.step_number, **figures})
-            self.progress.advance(self.step_number, f"loss {figures['loss']:.4f}")
+            self.progress.advance(self.step_number, self._told(figures))
         else:
             self.progress.advance(self.step_number)
         if self.evaluate and self.train.eval_steps and self.step_number % self.train.eval_steps == 0:
@@ -344,6 +347,11 @@ class Engine:
             ):
                 self.log({"step": self.step_number, **self.evaluate()})
             self.student.model.train()
+
+    def _told(self, figures: Mapping[str, float]) -> str:
+        """The figures that a person follows."""
+        speed = f"{figures['tokens_per_second']:,} tokens/s"
+        return "  ".join(filter(None, (f"loss {losses(figures)}", speed, self.beside)))
 
     def step(self, batch: list[int]) -> None:
         """One optimizer step on the examples of `batch`, forward pass by forward pass."""

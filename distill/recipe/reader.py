@@ -23,6 +23,7 @@ from .shipped import recipe_text
 from .student import StudentRecipe
 from .teacher import TeacherRecipe
 from .training import TrainRecipe
+from .values import Tracker
 from .wording import Mistake, Place, in_plain_words, shown, written
 
 AFTER_THE_FILE = 10**9  # the line of an override, so that its mistakes come behind the file's
@@ -180,6 +181,7 @@ class _Sections:
     student: StudentRecipe | None
     train: TrainRecipe | None
     loss: tuple[Any, ...] | None
+    report_to: tuple[Tracker, ...] | None
 
 
 def _validate(root: Node, check_surroundings: bool) -> tuple[Recipe | None, list[Mistake]]:
@@ -191,7 +193,9 @@ def _validate(root: Node, check_surroundings: bool) -> tuple[Recipe | None, list
     except ValidationError as error:
         mistakes = in_plain_words(error, document, lambda place: known_keys(place, document))
     if recipe is not None:
-        sections = _Sections(recipe.data, recipe.teacher, recipe.student, recipe.train, recipe.loss)
+        sections = _Sections(
+            recipe.data, recipe.teacher, recipe.student, recipe.train, recipe.loss, recipe.report_to
+        )
     else:
         sections = _sections(document)
         mistakes += _whole_mistakes(sections)
@@ -216,6 +220,7 @@ def _sections(document: Any) -> _Sections:
         student=section("student", StudentRecipe, None),
         train=section("train", TrainRecipe, TrainRecipe()),
         loss=section("loss", tuple[DiscriminatedLoss, ...], None),
+        report_to=section("report_to", tuple[Tracker, ...], ()),
     )
 
 
@@ -244,6 +249,7 @@ def _surroundings_mistakes(sections: _Sections) -> list[Mistake]:
         mistakes += surroundings.student_mistakes(sections.student)
         if sections.teacher is not None:
             mistakes += surroundings.shape_mistakes(sections.student, sections.teacher, sections.data)
+    mistakes += surroundings.tracker_mistakes(sections.report_to or ())
     return mistakes
 
 

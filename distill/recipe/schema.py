@@ -17,7 +17,7 @@ from .fields import check_fields
 from .student import StudentRecipe
 from .teacher import TeacherRecipe
 from .training import TrainRecipe
-from .values import Architecture, Location, Name, Seed, Text, duplicates, raise_all
+from .values import Architecture, Location, Name, Seed, Text, Tracker, duplicates, raise_all
 
 DiscriminatedLoss = Annotated[AnyLoss, Field(discriminator="kind")]
 
@@ -45,6 +45,9 @@ class Recipe:
             need and what looks wrong. Changes no result. Default true.
         output: The run's folder. Default: runs/ and the name.
         cache: A folder where runs share fine-tuned teachers, their predictions and finished baselines. Default: none.
+        report_to: Experiment trackers that are told what metrics.jsonl says, in the words of transformers: [tensorboard],
+            [trackio, wandb], … TensorBoard's files are in trackers/ of the run's folder. Changes no result.
+            Default: none.
     """
 
     name: Name
@@ -61,6 +64,7 @@ class Recipe:
     preflight: bool = True
     output: Location | None = None
     cache: Location | None = None
+    report_to: tuple[Tracker, ...] = ()
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
@@ -76,4 +80,5 @@ class Recipe:
         elif not isinstance(loss, list | tuple) and isinstance(loss, Iterable):
             object.__setattr__(self, "loss", tuple(loss))
         check_fields(self)
-        raise_all([*duplicates("seeds", self.seeds), *contradictions(self)])
+        twice = [*duplicates("seeds", self.seeds), *duplicates("report_to", self.report_to)]
+        raise_all([*twice, *contradictions(self)])

@@ -5,14 +5,18 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
+from collections.abc import Sequence
 
 from .budget import budget_of, fitted, local_config
 from .data import DataRecipe
 from .shape import width_mistakes
 from .student import StudentRecipe, StudentVocabulary
 from .teacher import TeacherRecipe
-from .values import TASK_NAMES
+from .values import TASK_NAMES, Tracker
 from .wording import FieldMistakes, Mistake, Place
+
+# What torch or accelerate import, where that is not called as the tracker is.
+_TRACKERS = {"tensorboard": ("tensorboard", "tensorboardX")}
 
 
 def data_mistakes(data: DataRecipe) -> list[Mistake]:
@@ -59,6 +63,16 @@ def student_mistakes(student: StudentRecipe) -> list[Mistake]:
     if isinstance(vocabulary, StudentVocabulary) and vocabulary.texts is not None:
         mistakes += _text_mistakes(("student", "from_teacher", "vocabulary", "texts"), vocabulary.texts)
     return mistakes
+
+
+def tracker_mistakes(report_to: Sequence[Tracker]) -> list[Mistake]:
+    """Trackers whose package is not installed."""
+    return [
+        (("report_to", number), f"needs {name}, which is not installed; type: pip install {name}")
+        for number, tracker in enumerate(report_to)
+        if all(importlib.util.find_spec(package) is None for package in _TRACKERS.get(tracker, (tracker,)))
+        for name in [tracker.replace("_", "-")]
+    ]
 
 
 def shape_mistakes(student: StudentRecipe, teacher: TeacherRecipe, data: DataRecipe | None) -> list[Mistake]:

@@ -14,6 +14,9 @@ SuperGLUEName = Literal["boolq", "cb", "copa", "multirc", "record", "rte", "wic"
 TaskName = Literal[SuperGLUEName, "terra", "text"]
 TASK_NAMES: tuple[TaskName, ...] = get_args(SuperGLUEName)
 PLAIN_TEXT: TaskName = "text"
+Tracker = Literal[
+    "aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"
+]
 Architecture = Literal["encoder", "decoder", "encoder_decoder"]
 
 Scalar = (

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
+from distill.progress import losses
 from distill.report.markdown import COST_HEADINGS, METRIC_NAMES, ROLES, costs, millions, points, role_title
 from distill.tasks import DIAGNOSTICS, TASKS
 
@@ -113,3 +115,32 @@ def show_front(front: Front, console: Console) -> None:
     for line in data["left_out"]:
         console.print(f"[yellow]•[/] {line}", highlight=False)
     console.print(f"front: {front.folder / 'front.png'}", highlight=False, soft_wrap=True)
+
+
+def show_so_far(found: Mapping[str, Any], console: Console) -> None:
+    """Print how far an unfinished run is: a line a fit, and what its scores are worth."""
+    from rich.table import Table
+
+    done, whole = found["fits"]["done"], found["fits"]["of"]
+    table = Table(
+        title=f"{found['name']}: unfinished, {done} of {whole} fits", title_justify="left", title_style="bold"
+    )
+    for heading in ("fit", "score", "majority", "step", "loss", "s"):
+        table.add_column(heading, justify="left" if heading in ("fit", "loss") else "right")
+    for row in found["rows"]:
+        figures = row.get("figures", {})
+        majority = found["tasks"][row["task"]].get("majority")
+        table.add_row(
+            row["fit"],
+            f"{row['score']:.1f}" if row["done"] else "under way" if figures else "",
+            f"{majority:.1f}" if majority is not None and row["done"] else "",
+            str(figures["step"]) if figures else "",
+            losses(figures) if figures else "",
+            f"{row['seconds']:.0f}" if row["done"] else "",
+        )
+    console.print()
+    console.print(table)
+    missing = "the models have not been measured yet" if done == whole else "the other fits are missing"
+    console.print(
+        f"No verdict: {missing}. `distill run` with the same recipe and folder goes on.", highlight=False
+    )

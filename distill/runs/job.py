@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from distill.progress import Progress
+    from distill.runs.trackers import Trackers
 
 
 @dataclass
@@ -38,6 +39,7 @@ class Job:
         accelerator: devices and processes.
         progress: told what is going on.
         trusted: the repositories whose own code may be run, each with its commit.
+        trackers: what else is told the figures of training.
     """
 
     recipe: Recipe
@@ -48,6 +50,7 @@ class Job:
     accelerator: Accelerator
     progress: Progress
     trusted: Mapping[str, str] = field(default_factory=dict)
+    trackers: Trackers | None = None
     _examples: dict[str, DataSet] = field(default_factory=dict, init=False)
 
     @cached_property

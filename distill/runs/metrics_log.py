@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distill.disk import refused, whole
+
+if TYPE_CHECKING:
+    from distill.runs.trackers import Trackers
 
 
 class MetricsLog:
@@ -16,11 +19,13 @@ class MetricsLog:
     Args:
         path: the run's metrics.jsonl, shared by all its fits.
         fit: the fit's name, written into every line.
+        trackers: told every line too.
     """
 
-    def __init__(self, path: Path, fit: str):
+    def __init__(self, path: Path, fit: str, trackers: Trackers | None = None):
         self._path = path
         self._fit = fit
+        self._trackers = trackers
 
     def start_at(self, step: int) -> None:
         """Drop this fit's lines after `step`: they will be written again. A torn last line is dropped too."""
@@ -49,3 +54,5 @@ class MetricsLog:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps({"fit": self._fit, **figures}) + "\n")
+        if self._trackers is not None:
+            self._trackers.log(self._fit, figures)

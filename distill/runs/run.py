@@ -12,12 +12,14 @@ from distill.models.source import trusted_repositories
 from distill.processes import Processes, new_accelerator
 from distill.progress import Progress, Silent
 from distill.recipe import Recipe, read_recipe, recipe_sha256, write_recipe
+from distill.recipe.surroundings import tracker_mistakes
 from distill.recipe_data import load_recipe_data
 from distill.report import Report, read_report, write_report
 from distill.run_folder import RunFolder, read_json, write_json, write_text
 from distill.runs.corpus import Corpus
 from distill.runs.facts import data_facts, excerpts, measurements
 from distill.runs.job import Job
+from distill.runs.trackers import open_trackers
 from distill.runs.workbench import Workbench
 from distill.tasks import DIAGNOSTICS, TASKS, TaskData
 
@@ -163,7 +165,11 @@ def _opened(
     from distill.environment import describe_environment
 
     run_folder = RunFolder(folder or recipe.folder)
-    accelerator = new_accelerator()
+    # Accelerate would leave out a tracker that is not there.
+    missing = tracker_mistakes(recipe.report_to)
+    if missing:
+        raise RecipeError([f"report_to: {message}" for _, message in missing])
+    accelerator = new_accelerator(recipe.report_to, run_folder.path / "trackers")
     processes = Processes(accelerator)
     told = (progress or Silent()) if processes.main else Silent()
     with processes.failing_together(), contextlib.ExitStack() as held:
@@ -193,9 +199,11 @@ def _benches(
 ) -> Iterator[Workbench]:
     """A workbench for each task, one after the other."""
     corpus = Corpus(recipe, [data[name] for name in recipe.data.tasks])
-    for name in recipe.data.tasks:
-        diagnostics = _diagnostics_of(name, data)
-        yield Workbench(Job(recipe, folder, data[name], diagnostics, corpus, accelerator, told, trusted))
+    with open_trackers(recipe, folder, accelerator, told) as trackers:
+        for name in recipe.data.tasks:
+            diagnostics = _diagnostics_of(name, data)
+            job = Job(recipe, folder, data[name], diagnostics, corpus, accelerator, told, trusted, trackers)
+            yield Workbench(job)
 
 
 def load_data(recipe: Recipe) -> dict[str, TaskData]:

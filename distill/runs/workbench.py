@@ -34,7 +34,7 @@ from distill.runs.metrics_log import MetricsLog
 from distill.runs.preflight import look_ahead
 from distill.runs.students import Students
 from distill.runs.teachers import AnyTeacher, Teachers
-from distill.tasks import PLAIN_TEXT, Answer, write_predictions
+from distill.tasks import PLAIN_TEXT, Answer, read_predictions, write_predictions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,6 +72,7 @@ class Workbench:
         self.teachers = Teachers(job, self.keys)
         self.students = Students(job, self.teachers)
         self.comparisons = Comparisons(job, self.teachers)
+        self._scores: dict[Role, list[float]] = {}
         # Before a teacher is trained for an hour.
         for part in job.parts:
             weights_precision(part.precision, job.accelerator.device)
@@ -161,13 +162,25 @@ class Workbench:
         found = self.job.processes.first(lambda: self._found(fit, shared, keep_model=keep_model))
         if found:
             self.job.progress.say(f"{fit.name}: {found}")
-            return fit
-        started = time.monotonic()
-        made, record = make()
-        self.job.processes.first(
-            lambda: self._store(fit, made, record, started, shared, keep_model=keep_model)
-        )
+        else:
+            started = time.monotonic()
+            made, record = make()
+            self.job.processes.first(
+                lambda: self._store(fit, made, record, started, shared, keep_model=keep_model)
+            )
+        if self.job.accelerator.is_main_process and fit.member is None:
+            answers = read_predictions(self.job.folder.predictions(fit.name, fit.task))
+            score = task_score(fit.task, answers)
+            self._scores.setdefault(fit.role, []).append(score)
+            if self.job.trackers is not None:
+                steps = self.job.folder.read_fit(fit.name)["steps"]
+                self.job.trackers.log(fit.name, {"step": steps, "score": score})
         return fit
+
+    @property
+    def _scores_so_far(self) -> str:
+        """Of the finished fits: "teacher 81.6, student 65.1", means of the seeds."""
+        return ", ".join(f"{role} {sum(found) / len(found):.1f}" for role, found in self._scores.items())
 
     def _found(self, fit: Fit, shared: CacheEntry | None, *, keep_model: bool) -> str | None:
         """Where a finished fit comes from that need not be made; None if it must be."""
@@ -228,7 +241,7 @@ class Workbench:
         first = fit.role == "student" and fit.seed == self.job.recipe.seeds[0]
         if first:
             self._say_size(student)
-        log = MetricsLog(self.job.folder.metrics, fit.name)
+        log = MetricsLog(self.job.folder.metrics, fit.name, self.job.trackers)
         engine = self.engine(fit, student, loss, train, teacher, log)
         resumed, earlier = engine.resume(), engine.seconds
         self.job.processes.first(lambda: log.start_at(resumed))
@@ -272,6 +285,7 @@ class Workbench:
             progress=self.job.progress,
             accelerator=self.job.accelerator,
             example_name=lambda index: f"training example {self.job.training[index].id}",
+            beside=self._scores_so_far,
         )
 
     def _say_size(self, student: Student) -> None:

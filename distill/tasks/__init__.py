@@ -3,6 +3,7 @@
 from .completions import EncodedCompletions, chat_template_sha256, encode_completions, scored
 from .encoding import Encoded, encode
 from .formats import Completion, Framed, TextToText
+from .leaderboard import LEADERBOARD, Submission, check_submission, load_test, write_submission
 from .overlap import Overlap, overlap
 from .passages import load_text
 from .predictions import read_predictions, write_predictions
@@ -15,6 +16,7 @@ from .text_to_text import EncodedTextToText, encode_text_to_text
 
 __all__ = [
     "DIAGNOSTICS",
+    "LEADERBOARD",
     "PLAIN_TEXT",
     "SUPERGLUE",
     "TASKS",
@@ -27,14 +29,17 @@ __all__ = [
     "Framed",
     "Overlap",
     "Reply",
+    "Submission",
     "Task",
     "TaskData",
     "TextToText",
     "chat_template_sha256",
+    "check_submission",
     "encode",
     "encode_completions",
     "encode_text_to_text",
     "load_task",
+    "load_test",
     "load_text",
     "mean_score",
     "overlap",
@@ -43,4 +48,5 @@ __all__ = [
     "scored",
     "superglue_score",
     "write_predictions",
+    "write_submission",
 ]

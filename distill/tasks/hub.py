@@ -26,7 +26,7 @@ LABELS: dict[str, tuple[bool | int | str, ...]] = {
 
 
 def hub_rows(
-    name: str, split: Literal["train", "validation"], revision: str | None = None
+    name: str, split: Literal["train", "validation", "test"], revision: str | None = None
 ) -> list[dict[str, Any]]:
     """The official rows of a task's split. WSC is the official one, not the edited "wsc.fixed".
 

@@ -14,8 +14,9 @@ from .row import parsed
 from .superglue import DIAGNOSTICS, SUPERGLUE, TASKS
 from .task import Example, Task
 
-Split = Literal["train", "validation"]
+Split = Literal["train", "validation", "test"]
 Source = Literal["demo", "folder", "hub"]
+# What is learnt from and scored on. The third split has no public labels.
 SPLITS: tuple[Split, Split] = ("train", "validation")
 DOWNLOAD = "https://dl.fbaipublicfiles.com/glue/superglue/data/v2/{title}.zip"
 RUSSIAN_DOWNLOAD = "https://russiansuperglue.com/tasks/download/{title}"
@@ -137,6 +138,8 @@ def read_rows(
     if source == "demo":
         if task.name in DIAGNOSTICS:
             raise DataError(f"{task.title}: the demo has no diagnostics; they come from a folder or the hub")
+        if split == "test":
+            raise DataError(f"{task.title}: the demo has no test split; it comes from a folder or the hub")
         from .demo import rows
 
         return rows(task.name, split, seed=demo_seed), f"demo {split}", False
@@ -162,16 +165,27 @@ def official_file(task: Task, split: Split, folder: Path) -> tuple[Path, bool]:
         raise DataError(
             f"{folder}: no such folder; expected one that holds {task.title}/ as the official zips unpack"
         )
-    inside = folder / task.title
-    stem = task.title if task.name in DIAGNOSTICS else {"train": "train", "validation": "val"}[split]
-    for file, marked in ((inside / f"{stem}.jsonl", False), (inside / f"{stem}.partial.jsonl", True)):
+    files = _files(task, split, folder)
+    for file, marked in files:
         if file.is_file():
             return file, marked
     download = DOWNLOAD if task.name in (*SUPERGLUE, *DIAGNOSTICS) else RUSSIAN_DOWNLOAD
     raise DataError(
-        f"{inside / stem}.jsonl: no such file; unpack {download.format(title=task.title)} into {folder}, "
+        f"{files[0][0]}: no such file; unpack {download.format(title=task.title)} into {folder}, "
         f"or take another data source"
     )
+
+
+def has_file(task: Task, split: Split, folder: Path) -> bool:
+    """Whether a folder holds a split, or a part of it."""
+    return any(file.is_file() for file, _ in _files(task, split, folder))
+
+
+def _files(task: Task, split: Split, folder: Path) -> list[tuple[Path, bool]]:
+    """Where a split may be; True for a file that is named partial."""
+    stem = task.title if task.name in DIAGNOSTICS else "val" if split == "validation" else split
+    inside = folder / task.title
+    return [(inside / f"{stem}.jsonl", False), (inside / f"{stem}.partial.jsonl", True)]
 
 
 def read_jsonl(file: Path) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ LAYERS = (
     ("models", "tasks"),
     ("cache",),
     ("engine", "recipe_data"),
-    ("evaluation", "evaluate", "plan"),
+    ("evaluation", "evaluate", "plan", "submission"),
     ("report",),
     ("runs", "publish"),
     ("cli",),

@@ -14,8 +14,8 @@ from distill.errors import PublishError
 from distill.manifest import MANIFEST, seal, verified
 from distill.models.adapter import ADAPTER_CONFIG, weights_file
 from distill.models.folder_check import read_object
-from distill.models.loading import quiet_transformers
-from distill.models.source import MODEL_KIND
+from distill.models.loading import load_tokenizer, quiet_transformers
+from distill.models.source import MODEL_KIND, find_model
 from distill.publish.card import model_card
 from distill.publish.licenses import Ancestor
 from distill.publish.subject import Subject, without_folders
@@ -63,8 +63,6 @@ def write_folder(
             other weights than the run scored; or a text names a home folder of this machine.
         ResourceError: the folder cannot be written.
     """
-    from transformers import AutoTokenizer
-
     refuse_links_out(subject.folder.path)
     student = subject.folder.model("student", subject.task.name)
     check_student(subject, student)
@@ -88,7 +86,7 @@ def write_folder(
             repository,
             license=license,
             ancestors=ancestors,
-            tokenizer=AutoTokenizer.from_pretrained(student, local_files_only=True),
+            tokenizer=load_tokenizer(find_model(str(student))),
             language=language,
             base_model=base_model,
             adapter=adapter,

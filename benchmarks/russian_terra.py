@@ -5,8 +5,8 @@
 The second stage of arXiv:2205.02340: four students of one shape, with one tokenizer, are fine-tuned on TERRa's labels
 alone. They differ in what they were before: taught on novels with MATCH or with REDUCE, trained on the same hidden words
 without a teacher (`labels`), or cut from the teacher and no more (`cut`). New head, data, order, steps and schedule are
-the same in every row of a seed, and the last weights are scored. The teacher is fine-tuned too, for one epoch, to show
-what the task allows: no student learns from it here.
+the same in every row of a seed, and the last weights are scored. The teacher is fine-tuned too, for one epoch, in which it
+learns nothing yet: no student learns from it here.
 
 Where `students.py russian` has run with the same --out, its students are taken; else they are trained first. An
 interrupted benchmark continues in the same folder. Prints a table and writes `russian-terra.json`.

@@ -132,8 +132,8 @@ class Engine:
         evaluate: called every `train.eval_steps` steps with the student in inference mode; its figures are logged
             and never used to choose a checkpoint.
         log: receives one dictionary of figures every `train.logging_steps` steps. Where at least two terms read nothing
-            but the student's logits it holds `gradient_share/<term>`: of that step's batch on this device, the norm of
-            the weighted term's gradient for the logits as a part of the terms' sum.
+            but the student's logits it holds `gradient_share/<term>`: of that step's whole batch, the norm of the
+            weighted term's gradient for the logits as a part of the terms' sum.
         progress: told where the run is.
         accelerator: for devices and processes; made here when None.
         example_name: what errors call the training example at an index.
@@ -184,7 +184,7 @@ class Engine:
         self.owner = owner
         self.evaluate = evaluate
         self.log = log or (lambda figures: None)
-        self._logs = log is not None
+        self._logs = any(self.processes.gather(log is not None))
         self.progress = progress or Silent()
         self.example_name = example_name or "training example {}".format
         self.beside = beside
@@ -263,7 +263,7 @@ class Engine:
         self._autocast = _wants_bf16(train, accelerator.device)
         self._sums: dict[str, Tensor] = {}
         self._weights: dict[str, Tensor] = {}
-        self._shares: dict[str, float] = {}
+        self._pulled: dict[str, float] = {}
         self._spikes = Spikes()
         self._resumed = False
         self._head: SharedHead | None = None
@@ -416,9 +416,7 @@ class Engine:
                 if measured:
                     for name, square in _pulls(part).items():
                         pulls[name] = pulls.get(name, torch.zeros_like(square)) + square
-        norms = {name: float(square.sqrt()) for name, square in pulls.items()}
-        whole = sum(norms.values())
-        self._shares = {f"gradient_share/{name}": norm / whole for name, norm in norms.items() if whole}
+        self._pulled = {name: float(square) for name, square in pulls.items()}
         return added, totals
 
     def _is_logged(self, step: int) -> bool:
@@ -700,7 +698,10 @@ class Engine:
         figures: dict[str, float] = {}
         weights: dict[str, float] = {}
         mine = ({name: float(t) for name, t in each.items()} for each in (self._sums, self._weights))
-        for sums, counted in self.processes.gather(tuple(mine)):
+        squares: dict[str, float] = {}
+        for sums, counted, pulled in self.processes.gather((*mine, self._pulled)):
+            for name, square in pulled.items():
+                squares[name] = squares.get(name, 0.0) + square
             for name, figure in sums.items():
                 if name in counted:
                     figures[name] = figures.get(name, 0.0) + figure
@@ -719,8 +720,10 @@ class Engine:
         if self.own_texts:
             logged = (self.step_number - 1) // self.train.logging_steps * self.train.logging_steps
             figures |= self.own_texts.figures(range(logged, self.step_number), self.processes.gather)
-        figures |= self._shares
-        self._shares = {}
+        norms = {name: math.sqrt(square) for name, square in squares.items()}
+        whole = sum(norms.values())
+        figures |= {f"gradient_share/{name}": norm / whole for name, norm in norms.items() if whole}
+        self._pulled = {}
         return {"loss": float(weighted), **figures, "learning_rate": float(self.scheduler.get_last_lr()[0])}
 
     def _agreed_culprit(self, work: Work, begun: Beginning) -> NumericsError:

@@ -41,7 +41,7 @@ for line in sys.stdin:
 """
 
 
-LEFT_OUT = ("compression.png", "report.md", "measurements.json", "environment.json")
+LEFT_OUT = ("compression.png", "report.md", "report.html", "measurements.json", "environment.json")
 
 
 @dataclass
@@ -161,6 +161,7 @@ def without_times(value: Any) -> Any:
         "seconds",
         "latency",
         "latency_ms",
+        "throughput",
         "memory_bytes",
         "tokens_per_second",
         "written_tokens_per_second",

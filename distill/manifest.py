@@ -8,14 +8,15 @@ is a manifest that was changed.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from distill.disk import sha256_of, sync
-from distill.errors import CheckpointError
+from distill.disk import refused, remove, sha256_of, sync
+from distill.errors import CheckpointError, DistillError, ResourceError
 
 MANIFEST = "manifest.json"
 
@@ -57,6 +58,41 @@ def seal(folder: Path, kind: str) -> None:
     sync(manifest)
     for path in [*(path for path in folder.rglob("*") if path.is_dir()), folder]:
         sync(path)
+
+
+@contextlib.contextmanager
+def sealed(
+    folder: Path, kind: str, what: str = "", raises: type[DistillError] = ResourceError
+) -> Iterator[Path]:
+    """Where to write the files of a folder that then takes its place, sealed: it is whole or absent.
+
+    An error leaves the old folder and nothing else. What death leaves (a kill, a power cut) stands aside under another
+    name, and the next writing of the folder removes it.
+
+    Args:
+        folder: the final place.
+        kind: see `seal`.
+        what: stands before the folder in an error.
+        raises: the class of the error.
+
+    Raises:
+        DistillError: of the class `raises`: there is no space, no right to write, ….
+    """
+    aside = folder.with_name(f".writing-{folder.name}")
+    with refused(folder, what, raises):
+        try:
+            remove(aside)
+            aside.mkdir(parents=True)
+            yield aside
+            seal(aside, kind)
+            # Without its manifest, what is left of the old folder is none.
+            (folder / MANIFEST).unlink(missing_ok=True)
+            remove(folder)
+            aside.rename(folder)
+            sync(folder.parent)
+        except BaseException:
+            remove(aside)
+            raise
 
 
 def verified(folder: Path, kind: str) -> dict[str, str]:

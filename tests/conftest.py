@@ -7,6 +7,9 @@ import importlib.metadata
 import os
 import runpy
 import shutil
+import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -150,3 +153,26 @@ def model_state() -> Callable[[nn.Module], dict[str, Any]]:
         }
 
     return state
+
+
+@pytest.fixture
+def distill(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The command line as a function. In this process, where torch is loaded; other tests start one of their own."""
+    from distill.cli import main
+
+    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+        capsys.readouterr()
+        at_termination = signal.getsignal(signal.SIGTERM)
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", ["distill", *arguments])
+            try:
+                with pytest.raises(SystemExit) as left:
+                    main()
+            finally:
+                signal.signal(signal.SIGTERM, at_termination)
+        said = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, int(left.value.code or 0), said.out, said.err)
+
+    return call

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from distill.disk import reason_of, sync
 from distill.errors import CheckpointError, MismatchError
-from distill.manifest import seal, verified
+from distill.manifest import sealed, verified
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,25 +47,13 @@ def save_checkpoint(
         CheckpointError: the disk is full or not writable; nothing half-written stays behind.
     """
     final = folder / f"step-{step:08d}"
-    aside = folder / f".writing-{final.name}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir()
+    with sealed(final, KIND, "checkpoint ", CheckpointError) as aside:
         for name, group in tensors.items():
             save_file(
                 {key: tensor.detach().cpu().contiguous() for key, tensor in group.items()},
                 aside / f"{name}.safetensors",
             )
         (aside / STATE).write_text(json.dumps({"step": step, **state}))
-        seal(aside, KIND)
-        shutil.rmtree(final, ignore_errors=True)
-        aside.rename(final)
-        sync(folder)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        reason, cure = reason_of(error) or (str(error), "look at the disk")
-        raise CheckpointError(f"checkpoint {final}: cannot be written ({reason}); {cure}") from error
     for old in _steps(folder)[KEPT:]:
         shutil.rmtree(old, ignore_errors=True)
     return final

@@ -6,13 +6,12 @@ batch ─► teacher ─┐          (on policy: the batch's prompts, as the stu
 
 from __future__ import annotations
 
-import bisect
 import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,13 +22,17 @@ from distill.alignment import SharedHead, align_activations, align_classes
 from distill.engine.batches import MicroBatch, Plan, check_groups, epoch_batches, total_steps
 from distill.engine.checkpoint import latest_checkpoint, save_checkpoint
 from distill.engine.comparison import Comparison, CrossAttention, Turn
+from distill.engine.culprit import agreed_culprit
+from distill.engine.figures import Figures, pulls
 from distill.engine.gathered_rows import gather_rows
-from distill.engine.optimizer import make_optimizer, optimizer_tensors, restore_optimizer
+from distill.engine.optimizer import make_optimizer
 from distill.engine.own_texts import OwnTexts
-from distill.engine.random_state import own_random, random_tensors, restore_own, restore_random
-from distill.engine.sharded import Outline, gathered, part_of, tied_weights, total_norm
+from distill.engine.random_state import own_random, restore_own
+from distill.engine.sharded import Outline, tied_weights, total_norm
 from distill.engine.spikes import WINDOW, Spikes
-from distill.errors import CheckpointError, NumericsError, RecipeError, ResourceError
+from distill.engine.training_state import go_back, state_of
+from distill.engine.work import Part, Work
+from distill.errors import RecipeError, ResourceError
 from distill.losses import Loss, ModelPair, Rows, Total, Wanted
 from distill.memory import enough_memory, ran_out_of_memory, what_was_wanted
 from distill.models import Batch, DataSet, Prediction, SparsePrediction, Student, Teacher, set_dropout
@@ -42,61 +45,12 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import Tensor
 
-    from distill.losses import Evaluation
 
 Made = TypeVar("Made")
 
 
 # Between the random seeds of two devices, so that those of neighbouring runs do not meet.
 DEVICE_SEEDS = 1_000_003
-# Diagnostics of which the log keeps the least; of all others the largest.
-WORST_IS_LEAST = ("converged", "kept_mass")
-
-
-@dataclass(frozen=True)
-class Part:
-    """Terms of the loss, and the rows of one forward pass that they see.
-
-    Attributes:
-        terms: of the loss.
-        rows: what they see.
-        total: how many rows the whole batch has, on all devices, for these terms.
-        own: the rows whose values are this device's to count, where rows of others stand beside them; None is all.
-    """
-
-    terms: Total
-    rows: Rows
-    total: int
-    own: Tensor | None = None
-
-    @property
-    def counted(self) -> Rows:
-        """The rows, those of other devices at weight 0."""
-        return self.rows if self.own is None else replace(self.rows, weight=self.rows.weights * self.own)
-
-
-@dataclass(frozen=True)
-class Work:
-    """What one optimizer step is made on.
-
-    Attributes:
-        data: where the examples are.
-        micro_batches: what each forward pass on this device takes of them.
-        loss: the terms that count.
-        rows: how many rows the whole batch has, on all devices, for the terms of these names.
-        prompts: of the student's own texts: the training example whose prompt each of them continues.
-    """
-
-    data: DataSet
-    micro_batches: list[MicroBatch]
-    loss: Total
-    rows: dict[tuple[str, ...], int]
-    prompts: list[int] | None = None
-
-    @property
-    def reads_no_logits(self) -> bool:
-        """Whether weights behind the layers that are compared, such as the head's, may get no gradient."""
-        return all(term.reads_activations for term in self.loss)
 
 
 @dataclass(frozen=True)
@@ -105,8 +59,7 @@ class Beginning:
 
     random: dict[str, Tensor]
     tokens: int
-    sums: dict[str, Tensor]
-    weights: dict[str, Tensor]
+    figures: Figures
 
 
 class Engine:
@@ -232,7 +185,7 @@ class Engine:
         torch.manual_seed(seed + DEVICE_SEEDS * accelerator.process_index)
         self.step_number = 0
         self.tokens = 0
-        self.seconds = 0.0  # of training, those before an interruption included
+        self.seconds_before = 0.0  # an interruption
         self._started = time.monotonic()
         self.total_steps = total_steps(train, len(features), accelerator.num_processes)
         if train.freeze_embeddings:
@@ -261,10 +214,8 @@ class Engine:
             # them under a pass that is still to go backward, and force all devices to make equally many.
             student.model.broadcast_buffers = False  # type: ignore[assignment]
         self._autocast = _wants_bf16(train, accelerator.device)
-        self._sums: dict[str, Tensor] = {}
-        self._weights: dict[str, Tensor] = {}
-        self._pulled: dict[str, float] = {}
-        self._spikes = Spikes()
+        self.figures = Figures()
+        self.spikes = Spikes()
         self._resumed = False
         self._head: SharedHead | None = None
 
@@ -322,7 +273,6 @@ class Engine:
                     self._save()
                 if stop is not None and asked:
                     stop.deliver()
-        self.seconds += time.monotonic() - self._started
         self.student.model = self.accelerator.unwrap_model(self.student.model)
         if self._outline:
             self.student.model = self._outline.filled(self.student.model)
@@ -332,7 +282,7 @@ class Engine:
     def _after_step(self, tokens_before: int) -> None:
         """Log and tell where the training is, and evaluate where that is due."""
         if self._is_logged(self.step_number):
-            figures = self._figures() | {
+            figures = self._line() | {
                 "tokens_per_second": round((self.tokens - tokens_before) / (time.monotonic() - self._started))
             }
             self.log({"step": self.step_number, **figures})
@@ -353,6 +303,14 @@ class Engine:
         speed = f"{figures['tokens_per_second']:,} tokens/s"
         return "  ".join(filter(None, (f"loss {losses(figures)}", speed, self.beside)))
 
+    def _line(self) -> dict[str, float]:
+        """The figures since the last line of the log, of all devices, which must all call this."""
+        figures = self.figures.taken(self.processes.gather, self.loss)
+        if self.own_texts:
+            logged = (self.step_number - 1) // self.train.logging_steps * self.train.logging_steps
+            figures |= self.own_texts.figures(range(logged, self.step_number), self.processes.gather)
+        return figures | {"learning_rate": float(self.scheduler.get_last_lr()[0])}
+
     def step(self, batch: list[int]) -> None:
         """One optimizer step on the examples of `batch`, forward pass by forward pass."""
         where = f"{self.name}: step {self.step_number + 1}"
@@ -366,10 +324,10 @@ class Engine:
         norm = total_norm([p.grad for p in parameters if p.grad is not None])
         lost, length = torch.stack([loss, norm.to(loss)]).tolist()  # waits for the device once
         if not (math.isfinite(lost) and math.isfinite(length)):
-            raise self._agreed_culprit(work, begun)
+            raise agreed_culprit(self, work, begun)
         if self.train.max_grad_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.train.max_grad_norm, norm)
-        self._sums["gradient_norm"] = norm
+        self.figures.sums["gradient_norm"] = norm
         with enough_memory(where, "take a smaller student, or train.freeze_embeddings: true"):
             self.optimizer.step()
         self.scheduler.step()
@@ -388,7 +346,7 @@ class Engine:
         """The gradient of a step; this device's share of its loss, and the sum of each term's weighted values."""
         added = torch.zeros((), device=self.accelerator.device)
         totals: dict[str, Tensor] = {}
-        pulls: dict[str, Tensor] = {}
+        pulled: dict[str, Tensor] = {}
         measured = self._logs and self._is_logged(self.step_number + 1) and self._share_logits(work.loss)
         for last, micro in _mark_last(self.plan.split(work.micro_batches)):
             with self.accelerator.no_sync(self.student.model) if not last else nullcontext():
@@ -411,12 +369,12 @@ class Engine:
                     added += mean.detach()
                 self.accelerator.backward(loss)
             for part, values in parts:
-                for name, total in self._remember(part.counted, values).items():
+                for name, total in self.figures.add(part.counted, values).items():
                     totals[name] = totals.get(name, torch.zeros_like(total)) + total
                 if measured:
-                    for name, square in _pulls(part).items():
-                        pulls[name] = pulls.get(name, torch.zeros_like(square)) + square
-        self._pulled = {name: float(square) for name, square in pulls.items()}
+                    for name, square in pulls(part).items():
+                        pulled[name] = pulled.get(name, torch.zeros_like(square)) + square
+        self.figures.pulled = {name: float(square) for name, square in pulled.items()}
         return added, totals
 
     def _is_logged(self, step: int) -> bool:
@@ -483,17 +441,17 @@ class Engine:
         return smaller
 
     def _beginning(self) -> Beginning:
-        return Beginning(own_random(self.accelerator), self.tokens, {**self._sums}, {**self._weights})
+        return Beginning(own_random(self.accelerator), self.tokens, self.figures.copied())
 
     def _back_to(self, begun: Beginning) -> None:
         """Forget the forward passes since."""
         for _, parameter in self._trained():
             parameter.grad = None
         restore_own(self.accelerator, begun.random)
-        self.tokens, self._sums, self._weights = begun.tokens, {**begun.sums}, {**begun.weights}
+        self.tokens, self.figures = begun.tokens, begun.figures.copied()
 
     def _warn_of_a_spike(self, loss: float) -> None:
-        height = self._spikes.above(loss)
+        height = self.spikes.above(loss)
         if height is not None:
             self.progress.say(
                 f"{self.name}: step {self.step_number}: loss {loss:.4g} is {height:.0f} standard deviations above the "
@@ -656,6 +614,11 @@ class Engine:
         return student_NV[:, : self._head.columns], teacher_NW[:, : self._head.columns]
 
     @property
+    def seconds(self) -> float:
+        """How long the training has gone on, with the time before an interruption."""
+        return self.seconds_before + time.monotonic() - self._started
+
+    @property
     def epoch(self) -> int:
         """How many times every example has been seen."""
         return self.step_number // self.plan.steps_per_epoch(len(self.features))
@@ -673,188 +636,12 @@ class Engine:
             )
             yield from batches[done : done + self.total_steps - self.step_number]
 
-    def _remember(self, rows: Rows, terms: Evaluation) -> dict[str, Tensor]:
-        """Add to the figures of the log; return the sum of each term's weighted values."""
-        totals = {
-            name: rows.mean(values_N.detach(), total_weight=1.0) for name, (values_N, _) in terms.items()
-        }
-        weight = rows.weights.sum()
-        for name, total in totals.items():
-            self._weights[f"loss/{name}"] = (
-                self._weights.get(f"loss/{name}", torch.zeros_like(weight)) + weight
-            )
-            self._sums[f"loss/{name}"] = self._sums.get(f"loss/{name}", torch.zeros_like(total)) + total
-            for what, figure in terms[name][1].items():
-                worst = torch.minimum if what in WORST_IS_LEAST else torch.maximum
-                key = f"{name}/{what}"
-                self._sums[key] = worst(figure.detach(), self._sums.get(key, figure.detach()))
-        return totals
-
-    def _figures(self) -> dict[str, float]:
-        """Means since the last call: each term unweighted over the rows where it counted, their weighted sum as `loss`.
-
-        Over the rows of all devices, which must all call this.
-        """
-        figures: dict[str, float] = {}
-        weights: dict[str, float] = {}
-        mine = ({name: float(t) for name, t in each.items()} for each in (self._sums, self._weights))
-        squares: dict[str, float] = {}
-        for sums, counted, pulled in self.processes.gather((*mine, self._pulled)):
-            for name, square in pulled.items():
-                squares[name] = squares.get(name, 0.0) + square
-            for name, figure in sums.items():
-                if name in counted:
-                    figures[name] = figures.get(name, 0.0) + figure
-                    weights[name] = weights.get(name, 0.0) + counted[name]
-                else:
-                    worst = min if name.rpartition("/")[2] in WORST_IS_LEAST else max
-                    figures[name] = worst(figure, figures.get(name, figure))
-        for name, weight in weights.items():
-            # A term may have met no row in all these steps.
-            figures[name] /= max(weight, 1e-38)
-        weighted = sum(
-            term.weight * figures.get(f"loss/{name}", 0.0)
-            for name, term in zip(self.loss.names, self.loss, strict=True)
-        )
-        self._sums, self._weights = {}, {}
-        if self.own_texts:
-            logged = (self.step_number - 1) // self.train.logging_steps * self.train.logging_steps
-            figures |= self.own_texts.figures(range(logged, self.step_number), self.processes.gather)
-        norms = {name: math.sqrt(square) for name, square in squares.items()}
-        whole = sum(norms.values())
-        figures |= {f"gradient_share/{name}": norm / whole for name, norm in norms.items() if whole}
-        self._pulled = {}
-        return {"loss": float(weighted), **figures, "learning_rate": float(self.scheduler.get_last_lr()[0])}
-
-    def _agreed_culprit(self, work: Work, begun: Beginning) -> NumericsError:
-        """What all devices say was not finite at this step: the first that names a tensor of its own."""
-        wrapped = self.student.model
-        # Each looks by itself, and the first that finds something stops looking.
-        self.student.model = self.accelerator.unwrap_model(wrapped)
-        try:
-            found = self.processes.gather(self._culprit(work, begun))
-        finally:
-            self.student.model = wrapped
-        named = [(f" on device {rank}", *each) for rank, each in enumerate(found) if each[0]]
-        device, _, problem = named[0] if named else ("", *found[0])
-        where = f"step {self.step_number + 1}{device if self.plan.devices > 1 else ''}"
-        return NumericsError(f"{where}: {problem}")
-
-    def _culprit(self, work: Work, begun: Beginning) -> tuple[bool, str]:
-        """Which tensor of this device was not finite at this step, and of which example; whether it began there.
-
-        The weights have not been touched.
-        """
-        unharmed = "the weights are those of the step before"
-        wrong = self._gradients_not_finite()
-        self._back_to(begun)  # the same dropout
-        problems: list[str] = []
-        # To the end: where the student is divided among devices, all must read as often.
-        with torch.no_grad():
-            for micro in self.plan.split(work.micro_batches):
-                for part in self._parts(work, micro):
-                    try:
-                        part.rows.check_finite()
-                    except NumericsError as error:
-                        of = self._example(work, micro, part, error)
-                        problems.append(f"{of}{error}; {unharmed}")
-                        continue
-                    for name, (values_N, _) in part.terms.evaluate(part.rows, self.projections).items():
-                        wrong_N = ~values_N.isfinite() & (part.rows.weights > 0)
-                        if bool(wrong_N.any()):
-                            row = int(wrong_N.nonzero()[0])
-                            of = self._example(work, micro, part, NumericsError("", row=row))
-                            problems.append(
-                                f"{of}loss term {name} is not finite, got {float(values_N[row])}; {unharmed}; lower its "
-                                "temperature's extremes or its weight"
-                            )
-        if problems:
-            return True, problems[0]
-        cure = "lower learning_rate or use precision: fp32"
-        if not wrong:
-            return False, f"the gradient's norm is beyond float32; {unharmed}; {cure}"
-        return False, (
-            f"{self._example_of_gradient(work)}the gradient of {wrong[0]} is not finite ({len(wrong)} tensors in all); "
-            f"{unharmed}; {cure}"
-        )
-
-    def _gradients_not_finite(self) -> list[str]:
-        return [
-            name
-            for name, parameter in self._trained()
-            if parameter.grad is not None and not bool(parameter.grad.isfinite().all())
-        ]
-
-    def _example(self, work: Work, micro: MicroBatch, part: Part, found: NumericsError) -> str:
-        """Of which example a row or sequence of a forward pass is, as the beginning of an error; empty if unknown."""
-        index, *_ = micro
-        at = found.sequence
-        if found.row is not None:
-            if self.comparison is not None and part.terms.needs_teacher:
-                counts = [self.comparison.rows_of([i], self.epoch) for i in index]
-            else:
-                counts = [work.data.rows_of([i], self.epoch) for i in index]
-            known = sum(counts) == len(part.rows)
-            at = bisect.bisect_right(list(itertools.accumulate(counts)), found.row) if known else None
-        if at is None or at >= len(index):
-            return ""
-        return self._named(work, index[at])
-
-    def _named(self, work: Work, index: int) -> str:
-        if work.prompts is None:
-            return f"{self.example_name(index)}: "
-        return f"the student's own text behind the prompt of {self.example_name(work.prompts[index])}: "
-
-    def _example_of_gradient(self, work: Work) -> str:
-        """The first example whose gradient alone is not finite, as the beginning of an error; empty if there is none."""
-        if self.plan.devices > 1 or not self.loss.additive:
-            return ""
-        for index, group, weight in work.micro_batches:
-            for each in zip(index, group, strict=True):
-                self._add_up(replace(work, micro_batches=[([each[0]], [each[1]], weight)]))
-                found = self._gradients_not_finite()
-                self.optimizer.zero_grad()
-                if found:
-                    return self._named(work, each[0])
-        return ""
-
     def _save(self) -> None:
-        model, main = self.accelerator.unwrap_model(self.student.model), self.processes.main
-        states = random_tensors(self.accelerator)
-        student = gathered(_weights(model), kept=main)
-        moments = gathered(optimizer_tensors(self.optimizer), kept=main)
+        tensors, values = state_of(self)
 
         def save() -> None:
             assert self.checkpoints is not None  # noqa: S101 - who calls knows
-            save_checkpoint(
-                self.checkpoints,
-                self.step_number,
-                {
-                    "student": student,
-                    "optimizer": moments,
-                    "random": states,
-                    "figures": {
-                        **{f"sum:{name}": total for name, total in self._sums.items()},
-                        **{f"weight:{name}": weight for name, weight in self._weights.items()},
-                    },
-                    **({"projections": _weights(self.projections)} if self.projections else {}),
-                },
-                {
-                    "owner": self.owner,
-                    "scheduler": self.scheduler.state_dict(),
-                    "tokens": self.tokens,
-                    "seconds": self.seconds + time.monotonic() - self._started,
-                    "at_once": self.plan.at_once,
-                    "losses": self._spikes.losses,
-                    # A scheduled loss is its own state.
-                    "loss": {
-                        name: asdict(term)
-                        for name, term in zip(self.loss.names, self.loss, strict=True)
-                        if term.scheduled
-                    },
-                    "own_texts": self.own_texts.unsaid if self.own_texts else None,
-                },
-            )
+            save_checkpoint(self.checkpoints, self.step_number, tensors, values)
 
         self.processes.first(save)
 
@@ -876,69 +663,8 @@ class Engine:
             self.progress.say(f"{problem}; the one before it is used")
         if checkpoint is None:
             return 0
-        student = self.accelerator.unwrap_model(self.student.model)
-        missing = {"student", "optimizer", "random", "figures"} - checkpoint.tensors.keys()
-        if missing:
-            raise CheckpointError(f"{self.checkpoints}: the checkpoint holds no {min(missing)}")
-        if checkpoint.step and not checkpoint.tensors["optimizer"]:
-            raise CheckpointError(f"{self.checkpoints}: the checkpoint's optimizer is empty")
-        for what, module in (("student", student), ("projections", self.projections)):
-            weights, stored = _weights(module), checkpoint.tensors.get(what, {})
-            if {name: tensor.shape for name, tensor in weights.items()} != {
-                name: tensor.shape for name, tensor in stored.items()
-            }:
-                raise CheckpointError(f"{self.checkpoints}: the checkpoint's {what} tensors are others")
-            with torch.no_grad():
-                for name, tensor in weights.items():
-                    tensor.copy_(part_of(stored[name], tensor))
-        restore_optimizer(self.optimizer, checkpoint.tensors["optimizer"])
-        self.scheduler.load_state_dict(checkpoint.state["scheduler"])
-        # A scheduler's state does not reach the optimizer before its next step: put the rate back by hand.
-        for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
-            group["lr"] = rate
-        restore_random(self.accelerator, checkpoint.tensors["random"])
-        self.step_number = checkpoint.step
-        self.tokens = int(checkpoint.state["tokens"])
-        self.seconds = float(checkpoint.state["seconds"])
-        self.plan = replace(self.plan, at_once=checkpoint.state["at_once"])
-        self._spikes.losses = checkpoint.state["losses"]
-        terms = zip(self.loss.names, self.loss, strict=True)
-        self.loss = Total(
-            type(term)(**checkpoint.state["loss"][name]) if term.scheduled else term for name, term in terms
-        )
-        for name, tensor in checkpoint.tensors["figures"].items():
-            kind, _, figure = name.partition(":")
-            kept = self._sums if kind == "sum" else self._weights
-            kept[figure] = tensor.to(self.accelerator.device)
-        if self.own_texts:
-            self.own_texts.remember(checkpoint.state["own_texts"])
+        go_back(self, checkpoint)
         return self.step_number
-
-
-def _pulls(part: Part) -> dict[str, Tensor]:
-    """Of each term's weighted mean the squared norm of its gradient for the logits that the student gave here.
-
-    On a copy that stands outside the training's graph, so that nothing of this reaches the weights.
-    """
-    logits_NC = part.rows.student.detach().requires_grad_()
-    rows = replace(part.rows, student=logits_NC)
-    squares = {}
-    for name, term in zip(part.terms.names, part.terms, strict=True):
-        mean = rows.mean(term(rows), total_weight=part.total)
-        if mean.requires_grad:
-            (gradient_NC,) = torch.autograd.grad(mean, logits_NC)
-            square_N = gradient_NC.float().square().sum(1)
-            squares[name] = (square_N if part.own is None else square_N * part.own).sum()
-        else:  # it has met no row
-            squares[name] = mean.new_zeros(())
-    return squares
-
-
-def _weights(model: torch.nn.Module) -> dict[str, Tensor]:
-    """Parameters that are trained (tied ones once) and buffers, by name. Frozen ones stay what they were made of."""
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad} | {
-        f"buffer:{name}": buffer for name, buffer in model.named_buffers()
-    }
 
 
 def _freeze_unused(student: Student, features: DataSet, device: torch.device) -> None:

@@ -23,8 +23,9 @@ import torch
 
 from distill.alignment import align_classes
 from distill.engine.batches import epoch_batches
-from distill.engine.engine import Engine, Work
+from distill.engine.engine import Engine
 from distill.engine.token_differences import TokenDifferences
+from distill.engine.work import Work
 from distill.errors import DataError, RecipeError
 from distill.losses import Labels
 from distill.tasks import Answer, Example, Task, mean_score

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,11 +29,8 @@ def restore_own(accelerator: Accelerator, states: Mapping[str, Tensor]) -> None:
         torch.cuda.set_rng_state(states["cuda"], accelerator.device)
 
 
-def random_tensors(accelerator: Accelerator) -> dict[str, Tensor]:
-    """The generator states of every process, on the main process."""
-    from accelerate.utils import gather_object
-
-    states = gather_object([own_random(accelerator)])
+def random_tensors(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The generator states of every process, in their order, by the names of a checkpoint."""
     return {f"{name}.{rank}": state for rank, named in enumerate(states) for name, state in named.items()}
 
 

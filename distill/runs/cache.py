@@ -7,8 +7,8 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from distill.disk import locked, refuse_links_out, refused, remove, whole
-from distill.manifest import MANIFEST, seal, verified
+from distill.disk import locked, refuse_links_out, refused, whole
+from distill.manifest import MANIFEST, sealed, verified
 from distill.run_folder import read_json
 
 RECORD = "fit.json"
@@ -48,21 +48,14 @@ class CacheEntry:
         Raises:
             ResourceError: it cannot be written; nothing half-written stays behind.
         """
-        aside = self.folder.with_name(f".writing-{self.folder.name}")
         lock = self.folder.with_name(".putting")
-        with refused(self.folder, "cache "), locked(lock, waiting=lambda: None):
-            try:
-                remove(aside)
-                for name, source in files.items():
-                    _link(source, aside / name)
-                seal(aside, KIND)
-                # Without its manifest, what is left of the old entry is none.
-                (self.folder / MANIFEST).unlink(missing_ok=True)
-                remove(self.folder)
-                aside.rename(self.folder)
-            except BaseException:
-                remove(aside)
-                raise
+        with (
+            refused(self.folder, "cache "),
+            locked(lock, waiting=lambda: None),
+            sealed(self.folder, KIND, "cache ") as aside,
+        ):
+            for name, source in files.items():
+                _link(source, aside / name)
 
 
 def _link(source: Path, target: Path) -> None:

@@ -243,7 +243,7 @@ class Workbench:
             self._say_size(student)
         log = MetricsLog(self.job.folder.metrics, fit.name, self.job.trackers)
         engine = self.engine(fit, student, loss, train, teacher, log)
-        resumed, earlier = engine.resume(), engine.seconds
+        resumed = engine.resume()
         self.job.processes.first(lambda: log.start_at(resumed))
         # Devices that share one student cannot measure it by themselves.
         if first and not resumed and self.job.recipe.preflight and not engine.sharded:
@@ -255,7 +255,7 @@ class Workbench:
         return student, {
             "steps": engine.step_number,
             "tokens": engine.tokens,
-            "seconds": earlier,
+            "seconds": engine.seconds_before,
             "provenance": student.start,
         }
 

@@ -168,7 +168,7 @@ def test_a_student_that_its_owner_changed_is_anybodys_model(ones_own):
     (ones_own / "generation_config.json").unlink()
     for name in ("manifest.json", "provenance.json"):
         (ones_own / name).unlink()
-    Student.load(str(ones_own), kind="causal_lm", labels=())
+    assert Student.load(str(ones_own), kind="causal_lm", labels=()).model.config.model_type == "llama"
 
 
 def test_a_student_written_over_another_is_whole_and_other_files_stay(ones_own, tiny_llama):

@@ -13,7 +13,6 @@ import operator
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -81,23 +80,13 @@ def recipe_file(tmp_path_factory: pytest.TempPathFactory, tiny_teacher: Path) ->
 
 @pytest.fixture
 def distill(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    distill: Callable[..., subprocess.CompletedProcess[str]],
 ) -> Callable[..., tuple[int, list[str]]]:
     """The command line: its exit code and its complaints."""
-    from distill.cli import main
 
     def call(*arguments: str) -> tuple[int, list[str]]:
-        capsys.readouterr()
-        at_termination = signal.getsignal(signal.SIGTERM)
-        with monkeypatch.context() as patch:
-            patch.setattr(sys, "argv", ["distill", *arguments])
-            try:
-                with pytest.raises(SystemExit) as left:
-                    main()
-            finally:
-                signal.signal(signal.SIGTERM, at_termination)
-        complaints = [line for line in capsys.readouterr().err.splitlines() if line.startswith("distill: ")]
-        return int(left.value.code or 0), complaints
+        done = distill(*arguments)
+        return done.returncode, [line for line in done.stderr.splitlines() if line.startswith("distill: ")]
 
     return call
 

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,27 +17,6 @@ import pytest
 from distill.recipe import write_recipe
 
 TORCH_FREE = {"torch", "transformers", "datasets", "ot", "geomloss", "matplotlib"}
-
-
-@pytest.fixture
-def distill(monkeypatch, capsys) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """The command line as a function. In this process, where torch is loaded; other tests here start one of their own."""
-    from distill.cli import main
-
-    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
-        capsys.readouterr()
-        at_termination = signal.getsignal(signal.SIGTERM)
-        with monkeypatch.context() as patch:
-            patch.setattr(sys, "argv", ["distill", *arguments])
-            try:
-                with pytest.raises(SystemExit) as left:
-                    main()
-            finally:
-                signal.signal(signal.SIGTERM, at_termination)
-        said = capsys.readouterr()
-        return subprocess.CompletedProcess(arguments, int(left.value.code or 0), said.out, said.err)
-
-    return call
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,8 @@ from distill.losses import DualSpace, Labels
 from distill.models import NextTokens, Student, Teacher, keep_tokenizer_tokens, needed_tokens
 from distill.recipe import TrainRecipe
 
+from .weights import assert_bitwise_equal, weights
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -61,16 +63,6 @@ def taught(few_tokens, texts):
     train = TrainRecipe(max_steps=60, learning_rate=1e-2, per_device_train_batch_size=12)
     Engine(student, Labels(), texts, train).run()
     return Teacher(student.model, few_tokens)
-
-
-def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
-
-
-def assert_bitwise_equal(first, second) -> None:
-    assert first.keys() == second.keys()
-    for name in first:
-        assert torch.equal(first[name], second[name]), name
 
 
 @pytest.mark.parametrize("seed", [0, 3], ids=["tied", "untied"])

@@ -16,17 +16,9 @@ from distill.losses import TAID, ForwardKL, Labels, Sinkhorn
 from distill.models import Prediction
 from distill.recipe import TrainRecipe
 
+from .weights import assert_bitwise_equal, weights
+
 LOSS = 0.5 * Labels() + 0.4 * ForwardKL(temperature=2.0) + 0.1 * Sinkhorn()
-
-
-def weights(student) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in student.model.state_dict().items()}
-
-
-def assert_bitwise_equal(first, second) -> None:
-    assert first.keys() == second.keys()
-    for name in first:
-        assert torch.equal(first[name], second[name]), name
 
 
 def test_a_student_learns_a_rule_from_labels(new_student, features):

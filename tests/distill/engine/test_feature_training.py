@@ -23,6 +23,8 @@ from distill.losses import (
 from distill.models import RememberedTeacher, Student
 from distill.recipe import TrainRecipe
 
+from .weights import assert_bitwise_equal, weights
+
 LOSSES = {
     "hidden_states": HiddenStates(),
     "hidden_states_identity": HiddenStates(projection="identity", embeddings=True),
@@ -53,16 +55,6 @@ def narrow_student(tokenizer):
         return Student.from_config(config, tokenizer, kind="classification", labels=("no", "yes"), seed=1)
 
     return make
-
-
-def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
-
-
-def assert_bitwise_equal(first, second) -> None:
-    assert first.keys() == second.keys()
-    for name in first:
-        assert torch.equal(first[name], second[name]), name
 
 
 def shaken(student: Student) -> Student:

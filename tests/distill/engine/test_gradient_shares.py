@@ -41,7 +41,7 @@ def test_the_shares_are_those_of_the_whole_batch_by_the_formulas(
     labels = 0.5 * (logits.softmax(1) - gold) / 32
     kl = 0.4 * ((logits / 2).softmax(1) - (taught / 2).softmax(1)) / 2 / 32
     expected = labels.norm() / (labels.norm() + kl.norm())
-    found = shares(engine._figures())
+    found = shares(engine.figures.taken(engine.processes.gather, engine.loss))
     assert found["gradient_share/labels"] == pytest.approx(float(expected), rel=1e-4)
     assert math.isclose(sum(found.values()), 1)
     assert len(found) == 2

@@ -16,6 +16,8 @@ from distill.losses import ForwardKL, Labels, Sinkhorn
 from distill.memory import ran_out_of_memory, what_was_wanted
 from distill.recipe import TrainRecipe
 
+from .weights import assert_bitwise_equal, weights
+
 LOSS = 0.5 * Labels() + 0.5 * ForwardKL(temperature=2.0)
 GPU = torch.OutOfMemoryError(
     "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of …"
@@ -75,16 +77,6 @@ def engine(new_student, teacher, features, monkeypatch):
         return made
 
     return make
-
-
-def weights(student) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in student.model.state_dict().items()}
-
-
-def assert_bitwise_equal(first, second) -> None:
-    assert first.keys() == second.keys()
-    for name in first:
-        assert torch.equal(first[name], second[name]), name
 
 
 @pytest.mark.parametrize("error", [GPU, CPU, NUMPY], ids=["gpu", "cpu", "numpy"])

@@ -19,6 +19,8 @@ from distill.losses import ForwardKL, Labels, Loss, Rows, Sinkhorn
 from distill.models import NextTokens, Prediction, Student, Teacher
 from distill.recipe import OnPolicy, TrainRecipe
 
+from .weights import assert_bitwise_equal, weights
+
 TRAIN = TrainRecipe(
     max_steps=6,
     learning_rate=1e-3,
@@ -64,16 +66,6 @@ class Broken(Engine):
             student_NC.register_hook(lambda gradient: gradient.masked_fill(at_N[:, None], self.value))
             spoilt["student"] = student_NC
         return replace(rows, **spoilt)
-
-
-def weights(student) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in student.model.state_dict().items()}
-
-
-def assert_bitwise_equal(first, second) -> None:
-    assert first.keys() == second.keys()
-    for name in first:
-        assert torch.equal(first[name], second[name]), name
 
 
 NAN, INFINITY = float("nan"), float("inf")

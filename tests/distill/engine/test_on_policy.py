@@ -20,6 +20,8 @@ from distill.losses import TAID, ForwardKL, HiddenStates, Labels, ReverseKL
 from distill.models import Batch, NextTokens, Prediction, RememberedTeacher, Student, Teacher
 from distill.recipe import OnPolicy, TrainRecipe
 
+from .weights import assert_bitwise_equal, weights
+
 EOS = 1
 MIXED = 0.5 * Labels() + 0.5 * ReverseKL()
 
@@ -66,16 +68,6 @@ def training(on_policy: OnPolicy | None, **changes: object) -> TrainRecipe:
 def writer(settings: OnPolicy, data: NextTokens, student: Student, **changes: int) -> OwnTexts:
     teacher = Teacher(copy.deepcopy(student.model), student.tokenizer)
     return OwnTexts(settings, data, student, teacher, **{"seed": 3, "batch_size": 64, **changes})
-
-
-def weights(student: Student) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in student.model.state_dict().items()}
-
-
-def assert_bitwise_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
-    assert first.keys() == second.keys()
-    for name in first:
-        assert torch.equal(first[name], second[name]), name
 
 
 def by_hand(model: torch.nn.Module, prompt: list[int], chances: list[float], settings: OnPolicy) -> list[int]:
@@ -364,13 +356,13 @@ def test_each_figure_is_a_mean_over_the_rows_where_its_term_counted(new_student,
         train = training(OnPolicy(max_new_tokens=6), max_steps=4, logging_steps=every, learning_rate=1e-9)
         engine = Engine(new_student(), MIXED, completions, train, teacher=teacher, seed=4, log=lines.append)
         rows: list[int] = []
-        remember = engine._remember
+        remember = engine.figures.add
 
         def counting(made, terms, rows=rows, remember=remember):
             rows.append(len(made))
             return remember(made, terms)
 
-        engine._remember = counting
+        engine.figures.add = counting
         engine.run()
     assert together[0]["on_policy/steps"] == np.mean([line["on_policy/steps"] for line in single]) == 0.25
     for term in ("loss/labels", "loss/reverse_kl"):

@@ -14,7 +14,7 @@ import pytest
 from distill.publish import Publication, publish_run
 from distill.runs import run
 
-from .fake_hub import TOKEN, FakeHub, serving
+from ..fake_hub import TOKEN, FakeHub, serving
 
 TO = "ada/small-cb"
 

@@ -15,8 +15,8 @@ from distill.models import Student
 from distill.publish import publish_run
 from distill.upload import Upload, upload_folder
 
+from ..fake_hub import TOKEN, FakeHub
 from .conftest import TO
-from .fake_hub import TOKEN, FakeHub
 
 # huggingface_hub's own, of the way its network library is called.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")

@@ -14,8 +14,8 @@ from distill.models.source import MODEL_KIND
 from distill.publish import publish_run
 from distill.publish.licenses import Ancestor, allows, check_license, license_of, stated_licenses
 
+from ..fake_hub import Repository
 from .conftest import TO
-from .fake_hub import Repository
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from distill.models.loading import load_tokenizer
 from distill.models.source import find_trained, trusted_repositories
 from distill.recipe import read_recipe
 
+from ..fake_hub import COMMIT, serving
 from .conftest import LABELS, changed, with_code
-from .fake_hub import COMMIT, serving
 
 KIND = "classification"
 
@@ -147,7 +147,7 @@ def test_a_run_needs_the_flag_and_then_runs_that_commit_alone(
     run_mark = tmp_path / "run-mark"
     recipe, run = recipe_of(tmp_path, official_folder), tmp_path / "run"
     with_code(copied, run_mark)
-    with serving({"org/own": copied}) as hub:
+    with serving({"org/own": copied}, token=None) as hub:
 
         def distill(*flags: str):
             return distill_process(

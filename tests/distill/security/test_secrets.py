@@ -26,7 +26,7 @@ from distill.recipe import (
 )
 from distill.recipe.paths import public_name
 
-from .fake_hub import serving
+from ..fake_hub import serving
 
 CANARIES = {
     "HF_TOKEN": "hf_CANARYinTheEnvironment0000000000000",
@@ -151,7 +151,7 @@ def test_no_command_writes_or_says_a_token_or_publishes_a_home(home, recipes, tu
         (["run", str(recipes["missing"]), "--out", "missing"], 2),
         (["run", str(recipes["local"]), "--out", "failing"], "a traceback"),
     ]
-    with serving({"org/tuned": tuned_bert}) as hub:
+    with serving({"org/tuned": tuned_bert}, token=None) as hub:
         done = subprocess.run(
             [sys.executable, "-c", PROGRAM],
             input=json.dumps(commands),

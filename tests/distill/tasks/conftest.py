@@ -1,6 +1,5 @@
 import functools
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,16 +8,11 @@ import pytest
 
 from distill.tasks import TaskData, load_task
 
-ROOT = Path(__file__).resolve().parents[3]
-
 
 @pytest.fixture(scope="session")
-def superglue() -> Path:
-    """The folder of official files; DISTILL_DATA names the folder that holds it."""
-    folder = (ROOT / os.environ.get("DISTILL_DATA", "../shared")).resolve() / "superglue"
-    if not folder.is_dir():
-        pytest.skip(f"no official SuperGLUE files in {folder} (set DISTILL_DATA)")
-    return folder
+def superglue(data_root: Path) -> Path:
+    """The folder of official files."""
+    return data_root / "superglue"
 
 
 @pytest.fixture(scope="session")

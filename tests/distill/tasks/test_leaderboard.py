@@ -56,16 +56,16 @@ def without_labels(value: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def tests() -> dict[str, list[Example]]:
+def unlabelled() -> dict[str, list[Example]]:
     """A few test examples of every task."""
     return {name: TASKS[name].examples(without_labels(ROWS[name])) for name in LEADERBOARD}
 
 
 @pytest.fixture(scope="module")
-def in_turn(tests) -> dict[str, list[Answer]]:
+def in_turn(unlabelled) -> dict[str, list[Answer]]:
     """Answers: the first class, the second, …; of ReCoRD the third candidate (Bob) has the largest margin."""
     found = {}
-    for name, examples in tests.items():
+    for name, examples in unlabelled.items():
         classes = len(TASKS[name].labels)
         logits = [[float(c == n % classes) for c in range(classes)] for n in range(len(examples))]
         if name == "record":
@@ -89,22 +89,22 @@ def zipped(tmp_path) -> Callable[[Mapping[str, str | bytes]], Path]:
     return pack
 
 
-def test_the_files_are_the_leaderboards_to_the_letter(tests, in_turn, tmp_path):
-    assert all(example.label is None for examples in tests.values() for example in examples)
-    written = write_submission(tmp_path / "out.zip", in_turn, tests)
+def test_the_files_are_the_leaderboards_to_the_letter(unlabelled, in_turn, tmp_path):
+    assert all(example.label is None for examples in unlabelled.values() for example in examples)
+    written = write_submission(tmp_path / "out.zip", in_turn, unlabelled)
     with zipfile.ZipFile(written.path) as archive:
         assert {name: archive.read(name).decode() for name in archive.namelist()} == FILES
     assert written.units == {name: 1 if name in ("multirc", "record", "axb", "axg") else len(ROWS[name]) for name in LEADERBOARD}  # fmt: skip
     assert not written.unnamed
-    again = write_submission(tmp_path / "again.zip", in_turn, tests)
+    again = write_submission(tmp_path / "again.zip", in_turn, unlabelled)
     assert again.path.read_bytes() == written.path.read_bytes()
 
 
-def test_the_hand_made_files_pass_in_any_order_and_with_any_line_end(tests, zipped):
+def test_the_hand_made_files_pass_in_any_order_and_with_any_line_end(unlabelled, zipped):
     files = dict(reversed(FILES.items())) | {"CB.jsonl": "".join(sorted(FILES["CB.jsonl"].splitlines(True)))}
-    assert check_submission(zipped(files), tests).units["cb"] == 3
+    assert check_submission(zipped(files), unlabelled).units["cb"] == 3
     unended = {name: text.removesuffix("\n") for name, text in FILES.items()}
-    assert check_submission(zipped(unended), tests).units["cb"] == 3
+    assert check_submission(zipped(unended), unlabelled).units["cb"] == 3
 
 
 WRONG = {
@@ -135,19 +135,19 @@ WRONG = {
 
 
 @pytest.mark.parametrize("how", WRONG)
-def test_a_wrong_line_is_refused_and_named(how, tests, zipped):
+def test_a_wrong_line_is_refused_and_named(how, unlabelled, zipped):
     file, old, new, said = WRONG[how]
     assert old in FILES[file]
     with pytest.raises(DataError) as found:
-        check_submission(zipped(FILES | {file: FILES[file].replace(old, new, 1)}), tests)
+        check_submission(zipped(FILES | {file: FILES[file].replace(old, new, 1)}), unlabelled)
     assert said in str(found.value)
     assert f"made.zip: {file}" in str(found.value)
 
 
-def test_a_wrong_zip_is_refused(tests, zipped, tmp_path):
+def test_a_wrong_zip_is_refused(unlabelled, zipped, tmp_path):
     def refused(path: Path, said: str) -> None:
         with pytest.raises(DataError, match=said):
-            check_submission(path, tests)
+            check_submission(path, unlabelled)
 
     refused(zipped({name: text for name, text in FILES.items() if name != "WSC.jsonl"}), "lacks WSC.jsonl")
     refused(
@@ -165,22 +165,22 @@ def test_a_wrong_zip_is_refused(tests, zipped, tmp_path):
     refused(tmp_path / "absent.zip", "cannot be read as a zip")
 
 
-def test_answers_that_are_not_the_test_sets_are_never_written(tests, in_turn, tmp_path):
+def test_answers_that_are_not_the_test_sets_are_never_written(unlabelled, in_turn, tmp_path):
     with pytest.raises(DataError, match="lacks 1 of 3 answers"):
-        write_submission(tmp_path / "out.zip", in_turn | {"cb": in_turn["cb"][1:]}, tests)
+        write_submission(tmp_path / "out.zip", in_turn | {"cb": in_turn["cb"][1:]}, unlabelled)
     assert not list(tmp_path.iterdir())
 
 
-def test_written_texts_that_name_no_class_are_counted(tests, in_turn, tmp_path):
+def test_written_texts_that_name_no_class_are_counted(unlabelled, in_turn, tmp_path):
     said = {
-        name: [TASKS[name].read_answer(example, text) for example, text in zip(tests[name], texts, strict=False)]
+        name: [TASKS[name].read_answer(example, text) for example, text in zip(unlabelled[name], texts, strict=False)]
         for name, texts in {
             "cb": ("neutral", "who knows", ""),
             "wsc": ("pete", "Mark"),
             "record": ("Rome",),
         }.items()
     }  # fmt: skip
-    written = write_submission(tmp_path / "out.zip", in_turn | said, tests)
+    written = write_submission(tmp_path / "out.zip", in_turn | said, unlabelled)
     assert written.unnamed == {"cb": 2}
     with zipfile.ZipFile(written.path) as archive:
         labels = {

@@ -1,4 +1,4 @@
-"""A Hugging Face hub on this machine that is written to: what huggingface_hub asks of the real one, and its failures."""
+"""A Hugging Face hub on this machine, for `HF_ENDPOINT`: what huggingface_hub asks of the real one, and its failures."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ import hashlib
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
 
+# Of a repository that is there from the beginning.
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_CANARYofThePublisher000000000000000"  # noqa: S105
 # What git keeps itself; the hub stores other files by their sha256.
 SMALL = (".json", ".md", ".yaml", ".jinja", ".txt", ".gitattributes")
@@ -45,6 +48,7 @@ class FakeHub:
     """What it holds, what it was asked, and how it will fail.
 
     Attributes:
+        tokens: what was said for authorization.
         failures: by a part of a path: the answers of the next requests for it: a status, or "drop" (the connection is
             closed without an answer), or "lose" (the request is carried out and the connection is closed).
     """
@@ -54,6 +58,7 @@ class FakeHub:
         self.repositories: dict[str, Repository] = {}
         self.large: dict[str, bytes] = {}
         self.asked: list[str] = []
+        self.tokens: set[str] = set()
         self.failures: dict[str, list[int | str]] = {}
         self.cards: list[str] = []
 
@@ -168,9 +173,19 @@ def entry(path: str, content: bytes) -> dict:
 
 
 @contextlib.contextmanager
-def serving() -> Iterator[FakeHub]:
-    """A hub that knows one user, ada, and her token."""
+def serving(
+    repositories: Mapping[str, Path] | None = None, *, token: str | None = TOKEN
+) -> Iterator[FakeHub]:
+    """A hub that knows one user, ada.
+
+    Args:
+        repositories: folders whose files it holds from the beginning, public and at COMMIT, by OWNER/NAME.
+        token: ada's, without which it answers nobody; None answers everybody.
+    """
     hub = FakeHub()
+    for name, folder in (repositories or {}).items():
+        files = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+        hub.repositories[name] = Repository(private=False, commits=[(COMMIT, files)])
     lock = threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
@@ -194,6 +209,8 @@ def serving() -> Iterator[FakeHub]:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             with lock:
                 hub.asked.append(f"{self.command} {path}")
+                said = self.headers.get("Authorization") or ""
+                hub.tokens.add(said)
                 failing = next(
                     (kinds for part, kinds in hub.failures.items() if part in path and kinds), None
                 )
@@ -204,7 +221,7 @@ def serving() -> Iterator[FakeHub]:
                 if isinstance(failure, int):
                     self.reply(failure, {"error": "as the test asked"}, {})
                     return
-                if self.headers.get("Authorization") != f"Bearer {TOKEN}" and not path.startswith("store/"):
+                if token and said != f"Bearer {token}" and not path.startswith("store/"):
                     self.reply(401, {"error": "Invalid username or password."}, {})
                     return
                 answer = hub.answer(self.command, path, parse_qs(split.query), body)

@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_args
 
@@ -24,6 +26,8 @@ from distill.errors import (
 from distill.processes import failure_elsewhere, speaks
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from distill.progress import Progress
 
 app = typer.Typer(
@@ -113,7 +117,9 @@ def run(
     from distill.runs import run as run_recipe
 
     report = run_recipe(read, folder, progress=_progress(quiet=as_json), trust_remote_code=trusted or ())
-    _show_report(report, as_json)
+    from distill.report.terminal import show
+
+    _show(report.data, as_json, partial(show, report))
 
 
 @app.command()
@@ -189,26 +195,16 @@ def report(
         for folder in finished_runs(run_folders)[0]:
             _print(f"{folder.path}", to_stderr=True)
             measure_again(folder.path, progress=_progress(quiet=as_json))
-    if len(run_folders) == 1 and out is None:
-        from distill.report import so_far, write_report
+    from distill.report import so_far, terminal, write_front, write_report
 
-        unfinished = so_far(run_folders[0])
-        if unfinished is not None:
-            _show_so_far(unfinished, as_json)
-            return
-        _show_report(write_report(run_folders[0]), as_json)
-        return
-    from distill.report import write_front
-
-    front = write_front(run_folders, out or Path("front"), baselines=baselines)
-    if as_json:
-        _print(json.dumps(front.data, indent=1, ensure_ascii=False))
-        return
-    from rich.console import Console
-
-    from distill.report.terminal import show_front
-
-    show_front(front, Console(width=None if sys.stdout.isatty() else 120))
+    if len(run_folders) > 1 or out is not None:
+        front = write_front(run_folders, out or Path("front"), baselines=baselines)
+        _show(front.data, as_json, partial(terminal.show_front, front))
+    elif (unfinished := so_far(run_folders[0])) is not None:
+        _show(unfinished, as_json, partial(terminal.show_so_far, unfinished))
+    else:
+        written = write_report(run_folders[0])
+        _show(written.data, as_json, partial(terminal.show, written))
 
 
 @app.command()
@@ -580,28 +576,16 @@ def _progress(*, quiet: bool) -> Progress:
     return _Stopping(Bars(Console(stderr=True)))
 
 
-def _show_report(found: Any, as_json: bool) -> None:
+def _show(data: Any, as_json: bool, show: Callable[[Console], None]) -> None:
+    """One JSON object, or what a person reads."""
     if not speaks():
         return
     if as_json:
-        _print(json.dumps(found.data, indent=1, ensure_ascii=False))
+        _print(json.dumps(data, indent=1, ensure_ascii=False))
         return
     from rich.console import Console
 
-    from distill.report.terminal import show
-
-    show(found, Console(width=None if sys.stdout.isatty() else 120))
-
-
-def _show_so_far(found: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        _print(json.dumps(found, indent=1, ensure_ascii=False))
-        return
-    from rich.console import Console
-
-    from distill.report.terminal import show_so_far
-
-    show_so_far(found, Console(width=None if sys.stdout.isatty() else 120))
+    show(Console(width=None if sys.stdout.isatty() else 120))
 
 
 def _show_submission(found: dict[str, Any], as_json: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from distill.progress import Progress, Silent
 from distill.recipe import Architecture
@@ -14,11 +14,16 @@ from distill.tasks import (
     PLAIN_TEXT,
     TASKS,
     Answer,
+    Example,
     load_task,
     load_text,
     read_predictions,
     write_predictions,
 )
+
+if TYPE_CHECKING:
+    from distill.engine.reading import Answers, Reading
+    from distill.models import ModelSource
 
 
 def evaluate_model(
@@ -57,10 +62,8 @@ def evaluate_model(
         ModelError: the model is missing or not fine-tuned for such labels.
         DataError: the data is missing or malformed.
     """
-    from accelerate import Accelerator
-
     from distill.engine.reading import reading_of
-    from distill.models import Teacher
+    from distill.models import find_model
 
     source: Literal["demo", "folder", "hub"] = data if data in ("demo", "hub") else "folder"  # type: ignore[assignment]
     if task == PLAIN_TEXT.name:
@@ -68,20 +71,9 @@ def evaluate_model(
     else:
         loaded = load_task(task, source=source, path=data if source == "folder" else None)
     reading = reading_of(architecture, loaded.task, max_length=max_length, batch_size=batch_size)
-    # The diagnostics are answered by an RTE model, in RTE's labels.
-    judge = Teacher.load(
-        model,
-        kind=reading.head,
-        labels=loaded.task.labels,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-    )
-    judge.model.to(Accelerator().device)
-    told = progress or Silent()
-    told.begin(f"{task}", len(loaded.validation))
-    said = reading.answer(loaded.validation, judge, told)
+    source_files = find_model(model, revision, trust_remote_code=trust_remote_code)
+    said = answered(reading, source_files, loaded.validation, progress or Silent())
     answers = said.answers
-    told.end(f"{len(loaded.validation)} examples")
     if predictions is not None:
         write_predictions(predictions, answers)
     return {
@@ -93,6 +85,29 @@ def evaluate_model(
         "diagnostic": task in DIAGNOSTICS,
         "notes": list(loaded.notes),
     }
+
+
+def answered(reading: Reading, model: ModelSource, examples: list[Example], progress: Progress) -> Answers:
+    """What a fine-tuned model answers.
+
+    Args:
+        reading: of the task. Its labels are the model's: the diagnostics are answered by an RTE model, in RTE's.
+        model: its files.
+        examples: of the task.
+        progress: told how far it is.
+
+    Raises:
+        ModelError: the model is not fine-tuned for such labels.
+    """
+    from distill.models import Teacher
+    from distill.processes import new_accelerator
+
+    judge = Teacher.load(model, kind=reading.head, labels=reading.task.labels)
+    judge.model.to(new_accelerator().device)
+    progress.begin(reading.task.name, len(examples))
+    said = reading.answer(examples, judge, progress)
+    progress.end(f"{len(examples):,} examples")
+    return said
 
 
 def score_predictions(task: str, predictions: str | Path) -> dict[str, Any]:

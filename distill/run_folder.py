@@ -63,6 +63,20 @@ class RunFolder:
                 raise CheckpointError(f"{file}: is damaged (its sha256 is not the one in {path.name}){again}")
         return record
 
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; none where there is no such file. A line that was torn is left out."""
+        if not self.metrics.is_file():
+            return []
+        found = []
+        for line in self.metrics.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(entry, dict):
+                found.append(entry)
+        return found
+
     def predictions(self, name: str, task: str) -> Path:
         """A fit's answers on a task's validation examples (the RTE fit also answers the diagnostics)."""
         return self.path / "predictions" / f"{name}.{task}.jsonl"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from distill.disk import refuse_links_out
 from distill.errors import DataError, ModelError
+from distill.evaluate import answered
 from distill.models.source import find_trained, find_trusted, is_model, trusted_repositories
 from distill.progress import Progress, Silent
 from distill.recipe import Architecture, read_recipe
@@ -18,7 +19,6 @@ from distill.tasks import (
     DIAGNOSTICS,
     LEADERBOARD,
     TASKS,
-    Answer,
     Example,
     Submission,
     check_submission,
@@ -28,7 +28,6 @@ from distill.tasks import (
 from distill.tasks.sources import has_file
 
 if TYPE_CHECKING:
-    from distill.engine.reading import Reading
     from distill.models.source import ModelSource
 
 
@@ -103,9 +102,9 @@ def submit(
             batch_size=batch_size or 64,
             chat=chat,
         )
-        answers[name], truncated[name] = _answered(
-            reading, _source(_model_of(models, name), trusted), examples, progress or Silent()
-        )
+        source = _source(_model_of(models, name), trusted)
+        said = answered(reading, source, examples, progress or Silent())
+        answers[name], truncated[name] = said.answers, said.truncated
     written = write_submission(path, answers, tests)
     return _told(written) | {"truncated": truncated, "missing": missing}
 
@@ -169,19 +168,3 @@ def _is_missing(model: str) -> bool:
     """Whether a name can only be that of a folder here, and there is no model in it."""
     local = looks_like_folder(model) or ("/" in model and Path(model).parent.is_dir())
     return local and not is_model(Path(model))
-
-
-def _answered(
-    reading: Reading, model: ModelSource, examples: list[Example], told: Progress
-) -> tuple[list[Answer], int]:
-    """A model's answers, and how many inputs were cut."""
-    from accelerate import Accelerator
-
-    from distill.models import Teacher
-
-    judge = Teacher.load(model, kind=reading.head, labels=reading.task.labels)
-    judge.model.to(Accelerator().device)
-    told.begin(reading.task.name, len(examples))
-    said = reading.answer(examples, judge, told)
-    told.end(f"{len(examples):,} examples")
-    return said.answers, said.truncated

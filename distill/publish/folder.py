@@ -20,7 +20,7 @@ from distill.publish.card import model_card
 from distill.publish.licenses import Ancestor
 from distill.publish.subject import Subject, without_folders
 from distill.report.markdown import to_markdown
-from distill.report.page import read_log, to_html
+from distill.report.page import to_html
 from distill.upload import MODEL_FILES
 
 PLOT = "compression.png"
@@ -77,7 +77,7 @@ def write_folder(
         if (subject.folder.path / PLOT).is_file():
             shutil.copyfile(subject.folder.path / PLOT, folder / PLOT)
         _write_json(folder / "report.json", subject.report)
-        page = to_html(subject.report, read_log(subject.folder.metrics))
+        page = to_html(subject.report, subject.folder.read_metrics())
         (folder / "report.html").write_text(page, encoding="utf-8")
         (folder / "report.md").write_text(to_markdown(subject.report), encoding="utf-8")
         (folder / "recipe.yaml").write_text(_recipe(subject), encoding="utf-8")

@@ -57,6 +57,14 @@ def example_of(task: str) -> Example:
     return TASKS[task].examples([row])[0]
 
 
+# What a model writes behind `inputs`.
+GENERATE = (
+    'written = model.generate(inputs["input_ids"], attention_mask=inputs["attention_mask"], '
+    "max_new_tokens=20, do_sample=False)\n"
+    "print(tokenizer.decode(written[0], skip_special_tokens=True))\n"
+)
+
+
 def _between(tokenizer: PreTrainedTokenizerBase) -> str:
     """What stands between the texts of a pair where the tokenizer itself puts nothing there."""
     paired, single = (tokenizer.num_special_tokens_to_add(pair=pair) for pair in (True, False))
@@ -120,12 +128,7 @@ def _compare(subject: Subject, example: Example, tokenizer: PreTrainedTokenizerB
 
 
 def _continue(subject: Subject, example: Example, tokenizer: PreTrainedTokenizerBase) -> str:
-    return (
-        f'inputs = tokenizer({example.texts[0][0]!r}, return_tensors="pt")\n'
-        'written = model.generate(inputs["input_ids"], attention_mask=inputs["attention_mask"], '
-        "max_new_tokens=20, do_sample=False)\n"
-        "print(tokenizer.decode(written[0], skip_special_tokens=True))\n"
-    )
+    return f'inputs = tokenizer({example.texts[0][0]!r}, return_tensors="pt")\n' + GENERATE
 
 
 def _fill(subject: Subject, example: Example, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -142,7 +145,5 @@ def _write(subject: Subject, example: Example, tokenizer: PreTrainedTokenizerBas
     source = subject.task.text_to_text(example).source.text
     return (
         f'inputs = tokenizer({source!r}, truncation=True, max_length={subject.recipe.data.max_length}, return_tensors="pt")\n'
-        'written = model.generate(inputs["input_ids"], attention_mask=inputs["attention_mask"], '
-        "max_new_tokens=20, do_sample=False)\n"
-        "print(tokenizer.decode(written[0], skip_special_tokens=True))\n"
+        + GENERATE
     )

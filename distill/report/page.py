@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import functools
-import json
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill.report.charts import (
@@ -76,21 +74,6 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     ).get_template("page.html")
-
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; none where there is no such file. A torn last line is left out."""
-    if not path.is_file():
-        return []
-    lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(entry, dict):
-            lines.append(entry)
-    return lines
 
 
 def _calibrated(report: Mapping[str, Any]) -> list[tuple[str, Any]]:

@@ -9,7 +9,7 @@ from typing import Any
 from distill.disk import refuse_links_out
 from distill.report.build import build_report
 from distill.report.markdown import to_markdown
-from distill.report.page import read_log, to_html
+from distill.report.page import to_html
 from distill.report.plot import plot_compression
 from distill.run_folder import RunFolder, read_json, write_json, write_text
 
@@ -58,6 +58,6 @@ def write_report(folder: str | Path) -> Report:
     report = Report(run_folder.path, build_report(run_folder))
     plot_compression(report.data, run_folder.path / "compression.png")
     write_text(run_folder.path / "report.md", report.to_markdown())
-    write_text(run_folder.path / "report.html", to_html(report.data, read_log(run_folder.metrics)))
+    write_text(run_folder.path / "report.html", to_html(report.data, run_folder.read_metrics()))
     write_json(run_folder.report, report.data)
     return report

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from distill.disk import refuse_links_out
 from distill.evaluation import task_score
 from distill.recipe import Recipe, read_recipe
 from distill.run_folder import Role, RunFolder, fit_name, read_json
-from distill.tasks import TASKS, read_predictions
+from distill.tasks import TASKS, mean_score, read_predictions
 
 
 def so_far(folder: str | Path) -> dict[str, Any] | None:
@@ -30,7 +27,8 @@ def so_far(folder: str | Path) -> dict[str, Any] | None:
     run = RunFolder(folder)
     recipe = read_recipe(run.recipe, check_surroundings=False)
     refuse_links_out(run.path)
-    logged = _last_figures(run)
+    # Of each fit the last.
+    logged = {entry.pop("fit"): entry for entry in run.read_metrics() if "fit" in entry and "loss" in entry}
     rows = []
     for name, role, task, seed in _fits(recipe):
         row: dict[str, Any] = {"fit": name, "role": role, "task": task, "seed": seed, "done": False}
@@ -56,9 +54,7 @@ def so_far(folder: str | Path) -> dict[str, Any] | None:
         "unfinished": True,
         "fits": {"done": done, "of": len(rows)},
         "tasks": {
-            task: {"majority": 100 * float(np.mean(list(facts[task]["majority"].values())))}
-            if task in facts
-            else {}
+            task: {"majority": mean_score({task: facts[task]["majority"]})} if task in facts else {}
             for task in recipe.data.tasks
         },
         "rows": rows,
@@ -79,20 +75,4 @@ def _fits(recipe: Recipe) -> list[tuple[str, Role, str, int]]:
             found.append((fit_name("student", task, seed), "student", task, seed))
             if recipe.baseline:
                 found.append((fit_name("baseline", task, seed), "baseline", task, seed))
-    return found
-
-
-def _last_figures(run: RunFolder) -> dict[str, dict[str, Any]]:
-    """By fit, the last logged figures of training. A line that is being written, or was torn, is passed over."""
-    found: dict[str, dict[str, Any]] = {}
-    if not run.metrics.is_file():
-        return found
-    with run.metrics.open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(entry, dict) and "fit" in entry and "loss" in entry:
-                found[entry.pop("fit")] = entry
     return found

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from distill.report import Report, write_report
-from distill.report.page import read_log, to_html
+from distill.report.page import to_html
 from distill.run_folder import RunFolder
 
 from .chromium import Browser, browser, executable
@@ -180,7 +180,7 @@ def poisoned(value: Any) -> Any:
 
 
 def test_no_text_of_a_run_becomes_html(finished: Report, window: Browser, tmp_path: Path):
-    log = read_log(RunFolder(finished.folder).metrics)
+    log = RunFolder(finished.folder).read_metrics()
     log += [
         {"fit": "student-cb-seed0", "step": 3, f"loss/{HOSTILE}": 1.0, f"gradient_share/{HOSTILE}": 0.5},
         {"fit": f"student-{HOSTILE}-seed0", "step": 3, "loss/labels": 1.0},
@@ -208,7 +208,7 @@ def test_the_same_run_gives_the_same_bytes(finished: Report, tmp_path: Path):
 
 
 def test_what_a_report_does_not_hold_is_left_out(finished: Report):
-    log = read_log(RunFolder(finished.folder).metrics)
+    log = RunFolder(finished.folder).read_metrics()
     for key in finished.data:
         page = Page(to_html({name: value for name, value in finished.data.items() if name != key}, log))
         assert "main" in page.tags, key
@@ -264,5 +264,5 @@ def test_a_torn_line_of_the_log_is_left_out(tmp_path: Path):
     (tmp_path / "metrics.jsonl").write_text(
         '{"fit": "student-cb-seed0", "step": 1, "loss/labels": 2.0}\n{"fit": "stu'
     )
-    assert len(read_log(tmp_path / "metrics.jsonl")) == 1
-    assert read_log(tmp_path / "none.jsonl") == []
+    assert len(RunFolder(tmp_path).read_metrics()) == 1
+    assert RunFolder(tmp_path / "none").read_metrics() == []

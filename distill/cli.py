@@ -320,8 +320,8 @@ def evaluate(
         typer.Option(
             "--with",
             metavar="lm-eval",
-            help="Also ask lm-evaluation-harness about the same examples (a decoder, boolq, cb, copa, record, rte, wic "
-            "and wsc), and compare.",
+            help="Also ask lm-evaluation-harness about the same examples (a decoder, boolq, cb, copa, rte, wic and "
+            "wsc), and compare.",
         ),
     ] = None,
     predictions: Annotated[

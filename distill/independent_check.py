@@ -3,8 +3,8 @@
 Two prompts, because they answer two questions. With distill's prompt the harness does all that follows it on its own:
 it tokenizes, runs the model, sums log-probabilities, chooses and counts; so its log-likelihoods are distill's, or one of
 the two is wrong. With its own prompt it gives the figure that others report of such a model. The wordings are meant to be
-the same, but its COPA has two spaces before an answer, its ReCoRD three before a bullet, its WSC takes spaces before
-punctuation out, and it ends every hypothesis of CB and question of BoolQ with one more mark, also where there is one.
+the same, but its COPA has two spaces before an answer, its WSC takes spaces before punctuation out, and it ends every
+hypothesis of CB and question of BoolQ with one more mark, also where there is one.
 """
 
 from __future__ import annotations
@@ -34,16 +34,15 @@ CHECKED = {
     "boolq": "boolq",
     "cb": "cb",
     "copa": "copa",
-    "record": "record",
     "rte": "sglue_rte",
     "wic": "wic",
     "wsc": "wsc",
 }
-METRICS = {"accuracy": "acc", "macro_f1": "f1", "f1": "f1", "em": "em"}
-INVERTED = (
-    'lm-eval takes the label 0, a wrong option, for the first of its answers, "yes": '
-    "a perfect model scores 0 there"
-)
+METRICS = {"accuracy": "acc", "macro_f1": "f1"}
+REFUSED = {
+    "multirc": 'lm-eval takes the label 0, a wrong option, for the first of its answers, "yes": a perfect model scores 0',
+    "record": "lm-eval's task needs transformers.data.metrics, which transformers no longer has",
+}
 # Of single precision some 1e-4 nats are left over a long answer; another token or a token too many is a larger difference.
 TOLERANCE = 0.01
 
@@ -55,7 +54,7 @@ class Disagreement:
     """An example whose log-likelihoods are not the same.
 
     Attributes:
-        id: of the example (ReCoRD: of the query).
+        id: of the example.
         distill: the log-likelihood of each answer, in nats.
         lm_eval: the harness's.
     """
@@ -111,9 +110,7 @@ def reason_against(task: str, architecture: Architecture, *, chat: bool = False)
         return "lm-eval compares the likelihoods of answers; an encoder–decoder of distill writes one (--architecture decoder)"
     if chat:
         return "lm-eval puts prompts into a chat template in its own way; data.chat must be false"
-    if task == "multirc":
-        return INVERTED
-    return None if task in CHECKED else "lm-eval has no such task"
+    return None if task in CHECKED else REFUSED.get(task, "lm-eval has no such task")
 
 
 def refuse_unchecked(task: str, architecture: Architecture, *, chat: bool = False) -> None:
@@ -153,7 +150,7 @@ def check_independently(
         answers: distill's answers to them.
         rows: the official rows that the examples were read from, from which the harness gets its own.
         max_length: the longest input in tokens when distill asked. The harness reads as far as the model can.
-        batch_size: units (examples, ReCoRD's queries) of a turn, and sequences of a forward pass.
+        batch_size: examples of a turn, and sequences of a forward pass.
         progress: told how far it is.
 
     Raises:
@@ -167,13 +164,14 @@ def check_independently(
             "lm-eval then scores that in place of an answer's first token, so it cannot check this model"
         )
     encoded = encode_completions(task, examples, judge.tokenizer, max_length=max_length, answers="all")
-    cut = {
-        examples[index].group
-        for index, (_, _, tokens) in zip(encoded.index, encoded.cuts, strict=True)
-        if tokens
-    }
-    ours = _units(task, examples, answers)
-    documents = [{"unit": unit, **document} for unit, document in _documents(task.name, rows) if unit in ours]
+    cut = {index for index, (_, _, tokens) in zip(encoded.index, encoded.cuts, strict=True) if tokens}
+    wanted = {example.id for example in examples}
+    documents = [_document(task.name, row) for row in rows if str(int(row["idx"])) in wanted]
+    worded = []
+    for document, example in zip(documents, examples, strict=True):
+        asked = task.completion(example)
+        worded.append({**document, "prompt": asked.prompt.text, "choices": list(asked.answers)})
+    progress = progress or Silent()
     with _quiet():
         from lm_eval.models.huggingface import HFLM
 
@@ -181,34 +179,34 @@ def check_independently(
             pretrained=judge.model, tokenizer=judge.tokenizer, backend="causal", batch_size=batch_size
         )
         own = _task(task, documents)
-        worded = [
-            {**document, **ours[document["unit"]].columns, "prompt": ours[document["unit"]].prompt}
-            for document in documents
-        ]
-        target = {} if task.name == "record" else {"doc_to_target": "label"}
         same = _task(
-            task, worded, doc_to_text="prompt", doc_to_choice="choices", target_delimiter="", **target
+            task,
+            worded,
+            doc_to_text="prompt",
+            doc_to_choice="choices",
+            doc_to_target="label",
+            target_delimiter="",
         )
-        (progress := progress or Silent()).begin(f"{task.name}, lm-eval", 2 * len(documents))
+        progress.begin(f"{task.name}, lm-eval", 2 * len(documents))
         same_prompt, theirs = _scored(task, same, reader, batch_size, progress, 0)
         own_prompt, _ = _scored(task, own, reader, batch_size, progress, len(documents))
-        progress.end(f"{len(documents):,} {task.unit[len(documents) != 1]}, two prompts")
+        progress.end(f"{len(documents):,} examples, two prompts")
     differences, other, disagreements = [0.0], 0, []
-    for unit, found in theirs.items():
-        if unit in cut:
+    for index, (example, answer, found) in enumerate(zip(examples, answers, theirs, strict=True)):
+        if index in cut:
             continue
-        expected = ours[unit].likelihoods
+        expected = list(answer.logits)
         differences.append(max(abs(a - b) for a, b in zip(expected, found, strict=True)))
         other += expected.index(max(expected)) != found.index(max(found))
-        if differences[-1] > TOLERANCE:
-            disagreements.append(Disagreement(unit, expected, found))
+        if not differences[-1] <= TOLERANCE:
+            disagreements.append(Disagreement(example.id, expected, found))
     return IndependentCheck(
         version=importlib.metadata.version("lm_eval"),
         task=CHECKED[task.name],
         task_version=str(own.VERSION),
         same_prompt=same_prompt,
         own_prompt=own_prompt,
-        compared=len(ours) - len(cut),
+        compared=len(examples) - len(cut),
         cut=len(cut),
         merged=encoded.merged,
         other_answers=other,
@@ -236,9 +234,8 @@ def comparison(results: Mapping[str, Mapping[str, Any]]) -> str:
         ]
     for name, result in checked.items():
         found = result["lm_eval"]
-        unit = TASKS[name].unit[found["compared"] != 1]
         lines.append(
-            f"{TASKS[name].title}: {found['other_answers']:,} of {found['compared']:,} {unit} answered differently, "
+            f"{TASKS[name].title}: {found['other_answers']:,} of {found['compared']:,} examples answered differently, "
             f"log-likelihoods at most {found['largest_difference']:.1g} nats apart"
             f" (lm-eval {found['version']}, task {found['task']} {found['task_version']})"
         )
@@ -249,7 +246,7 @@ def comparison(results: Mapping[str, Mapping[str, Any]]) -> str:
         if found["disagreements"]:
             named = [each["id"] for each in found["disagreements"]]
             lines.append(
-                f"warning: {TASKS[name].title}: {len(named):,} of {found['compared']:,} {unit} have log-likelihoods more "
+                f"warning: {TASKS[name].title}: {len(named):,} of {found['compared']:,} examples have log-likelihoods more "
                 f"than {TOLERANCE} nats apart: {', '.join(named[:20])}{', …' if len(named) > 20 else ''}"
             )
         if found["merged"]:
@@ -260,64 +257,20 @@ def comparison(results: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-@dataclass(frozen=True)
-class _Unit:
-    """What distill asked about a unit, and what it found of each answer."""
-
-    prompt: str
-    columns: dict[str, list[str]]
-    likelihoods: list[float]
-
-
-def _units(task: Task, examples: Sequence[Example], answers: Sequence[Answer]) -> dict[str, _Unit]:
-    """By group. The candidates of a ReCoRD query, an example each, are the answers of one prompt, in sorted order."""
-    if task.name != "record":
-        return {
-            example.group: _Unit(asked.prompt.text, {"choices": list(asked.answers)}, list(answer.logits))
-            for example, answer in zip(examples, answers, strict=True)
-            for asked in [task.completion(example)]
-        }
-    queries: dict[str, list[tuple[str, Example, Answer]]] = defaultdict(list)
-    for example, answer in zip(examples, answers, strict=True):
-        queries[example.group].append((example.answer, example, answer))
-    found = {}
-    for group, candidates in queries.items():
-        candidates.sort(key=lambda each: each[0])
-        asked = [task.completion(example) for _, example, _ in candidates]
-        columns = {
-            "entities": [name for name, _, _ in candidates],
-            "choices": [each.answers[0] for each in asked],
-        }
-        likelihoods = [answer.logits[1] for _, _, answer in candidates]
-        found[group] = _Unit(asked[0].prompt.text, columns, likelihoods)
-    return found
-
-
-def _documents(name: str, rows: Sequence[Row]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Official rows in the columns of the hub's data, which the harness's tasks read, each with its unit."""
+def _document(name: str, row: Row) -> dict[str, Any]:
+    """An official row in the columns of the hub's data, which the harness's tasks read."""
     classes = {"cb": ("entailment", "contradiction", "neutral"), "rte": ("entailment", "not_entailment")}
     columns = {
         "boolq": ("passage", "question"),
         "cb": ("premise", "hypothesis"),
         "copa": ("premise", "choice1", "choice2", "question"),
         "rte": ("premise", "hypothesis"),
-        "wic": ("word", "sentence1", "sentence2", "start1", "end1", "start2", "end2"),
+        "wic": ("sentence1", "sentence2", "start1", "end1"),
         "wsc": ("text",),
     }
-    for row in rows:
-        if name == "record":
-            text = row["passage"]["text"]
-            entities = [text[span["start"] : span["end"] + 1] for span in row["passage"]["entities"]]
-            for asked in row["qas"]:
-                answers = [answer["text"] for answer in asked["answers"]]
-                yield (
-                    f"{row['idx']}-{asked['idx']}",
-                    {"passage": text, "query": asked["query"], "entities": entities, "answers": answers},
-                )
-            continue
-        label = classes[name].index(row["label"]) if name in classes else int(row["label"])
-        document = {column: row[column] for column in columns[name]} | {"label": label}
-        yield str(row["idx"]), document | (dict(row["target"]) if name == "wsc" else {})
+    label = classes[name].index(row["label"]) if name in classes else int(row["label"])
+    spans = dict(row["target"]) if name == "wsc" else {}
+    return {column: row[column] for column in columns[name]} | spans | {"label": label}
 
 
 def _task(task: Task, documents: list[dict[str, Any]], **changes: Any) -> Any:
@@ -340,8 +293,8 @@ def _task(task: Task, documents: list[dict[str, Any]], **changes: Any) -> Any:
 
 def _scored(
     task: Task, harness: Any, reader: Any, batch_size: int, progress: Progress, done: int
-) -> tuple[dict[str, float], dict[str, list[float]]]:
-    """The metrics as the harness counts them, and of each unit its log-likelihoods of the answers.
+) -> tuple[dict[str, float], list[list[float]]]:
+    """The metrics as the harness counts them, and of each document its log-likelihoods of the answers.
 
     The same steps as `lm_eval.simple_evaluate`, which also seeds every random generator, asks git and prints bars.
     """
@@ -371,11 +324,7 @@ def _scored(
         metric: float(harness.aggregation()[METRICS[metric]](values[METRICS[metric]]))
         for metric in task.metrics
     }
-    likelihoods = {
-        document["unit"]: [likelihood for likelihood, _ in each]
-        for document, each in zip(documents, replies, strict=True)
-    }
-    return counted, likelihoods
+    return counted, [[likelihood for likelihood, _ in each] for each in replies]
 
 
 @contextlib.contextmanager

@@ -75,7 +75,7 @@ class IndependentCheck:
         same_prompt: the task's metrics where the harness reads distill's prompts and answers, as shares.
         own_prompt: where it reads its own, zero-shot.
         compared: examples that were compared one by one, with the same prompt.
-        cut: examples that distill had to cut, which are not compared: the harness cuts elsewhere, if at all.
+        cut: examples that distill or the harness had to cut, which are not compared: they cut in other places.
         merged: answers whose first token holds the end of the prompt too. Distill counts it, the harness may not.
         other_answers: of those compared, how many are answered differently.
         largest_difference: between two log-likelihoods of those compared, in nats.
@@ -164,7 +164,6 @@ def check_independently(
             "lm-eval then scores that in place of an answer's first token, so it cannot check this model"
         )
     encoded = encode_completions(task, examples, judge.tokenizer, max_length=max_length, answers="all")
-    cut = {index for index, (_, _, tokens) in zip(encoded.index, encoded.cuts, strict=True) if tokens}
     wanted = {example.id for example in examples}
     documents = [_document(task.name, row) for row in rows if str(int(row["idx"])) in wanted]
     worded = []
@@ -178,6 +177,11 @@ def check_independently(
         reader = HFLM(
             pretrained=judge.model, tokenizer=judge.tokenizer, backend="causal", batch_size=batch_size
         )
+        cut = {
+            index
+            for index, ids, (_, _, lost) in zip(encoded.index, encoded.input_ids, encoded.cuts, strict=True)
+            if lost or len(ids) > reader.max_length + 1  # nothing follows the last token, which is not read
+        }
         own = _task(task, documents)
         same = _task(
             task,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,7 +49,7 @@ LONGEST = 240
 @pytest.fixture(scope="module")
 def harness() -> None:
     if importlib.util.find_spec("lm_eval") is None:
-        pytest.skip("lm_eval is not installed (pip install lm_eval==0.4.13)")
+        pytest.skip('lm_eval is not installed (pip install -e ".[lm-eval]")')
 
 
 @pytest.fixture(scope="module")
@@ -270,6 +271,25 @@ def test_the_figures_are_those_of_the_harnesss_own_evaluation(name, tiny_llama):
 
 
 @pytest.mark.usefixtures("harness")
+def test_one_prompt_is_distills_and_the_other_is_not(tiny_llama, monkeypatch):
+    *told, rows = asked(tiny_llama, "rte", examples=25)  # an odd number: no accuracy is one half
+    found = check_independently(*told, rows, max_length=LONGEST, batch_size=8)
+    assert found.own_prompt == found.same_prompt
+    plain = type(told[1]).completion
+
+    def turned(task, example):
+        completion = plain(task, example)
+        return replace(completion, answers=completion.answers[::-1])
+
+    monkeypatch.setattr(type(told[1]), "completion", turned)
+    *told, rows = asked(tiny_llama, "rte", examples=25)
+    other = check_independently(*told, rows, max_length=LONGEST, batch_size=8)
+    assert other.own_prompt == found.own_prompt
+    assert other.same_prompt["accuracy"] == pytest.approx(1 - found.own_prompt["accuracy"])
+    assert other.disagreements == []
+
+
+@pytest.mark.usefixtures("harness")
 @pytest.mark.parametrize("name", CHECKED)
 def test_its_own_prompts_are_what_the_module_says_of_them(name):
     """Row by row the wording of distill, but for what the docstring of the module lists."""
@@ -324,6 +344,21 @@ def test_examples_that_were_cut_are_counted_and_not_compared(tiny_llama):
     assert found.cut > 0
     assert found.compared == 24 - found.cut
     assert found.disagreements == []
+
+
+@pytest.mark.usefixtures("harness")
+def test_a_model_is_asked_as_much_as_it_reads_where_nothing_else_is_said(tiny_llama, tmp_path):
+    folder = Path(shutil.copytree(tiny_llama, tmp_path / "short"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 72}))
+    told = {"architecture": "decoder", "validation_examples": 24}
+    assert evaluate_model(str(folder), "boolq", **told)["truncated"] == 0  # at 128
+    found = evaluate_model(str(folder), "boolq", **told, check="lm-eval")
+    assert found["truncated"] == found["lm_eval"]["cut"] > 0
+    longer = evaluate_model(str(folder), "boolq", **told, check="lm-eval", max_length=100)
+    assert longer["truncated"] == 0
+    assert longer["lm_eval"]["cut"] > 0  # by the harness, which reads what the config says
+    assert longer["lm_eval"]["disagreements"] == []
 
 
 @pytest.mark.usefixtures("harness")

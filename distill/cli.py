@@ -23,7 +23,7 @@ from distill.errors import (
     PublishError,
     RecipeError,
 )
-from distill.processes import failure_elsewhere, speaks
+from distill.processes import exit_alone, failure_elsewhere, speaks
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -500,10 +500,14 @@ def main() -> NoReturn:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         code = _main()
+    except SystemExit as stopped:  # by a signal
+        code = stopped.code if isinstance(stopped.code, int) else 1
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    sys.exit(code)
+    if code:
+        exit_alone(code)
+    sys.exit(0)
 
 
 def _main() -> int:

@@ -11,7 +11,7 @@ from .test_malformed import MALFORMED
 # One process for all: what is to be imported is imported, and what may not be is not, for every one of them.
 PROGRAM = """
 import contextlib, io, json, sys, time
-from distill.cli import _main
+from distill.cli.ending import exit_code
 
 found = []
 for path in json.load(sys.stdin):
@@ -19,7 +19,7 @@ for path in json.load(sys.stdin):
     said, printed = io.StringIO(), io.StringIO()
     start = time.process_time()
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(printed):
-        code = _main()
+        code = exit_code()
     found.append([code, said.getvalue(), printed.getvalue(), time.process_time() - start])
     for name in ("torch", "transformers", "datasets"):
         assert name not in sys.modules, (path, name)

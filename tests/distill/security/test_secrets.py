@@ -38,7 +38,7 @@ STORED = "hf_CANARYinTheHome00000000000000000000"
 # All commands in one process; the last one fails in the middle of a step, and shows its traceback.
 PROGRAM = """
 import json, sys
-from distill.cli import _main
+from distill.cli.ending import exit_code
 from distill.engine import Engine
 
 step = Engine.step
@@ -51,7 +51,7 @@ for arguments, code in json.load(sys.stdin):
     sys.argv = ["distill", *arguments]
     Engine.step = failing if code == "a traceback" else step
     try:
-        found = _main()
+        found = exit_code()
     except RuntimeError:
         import traceback
         traceback.print_exc()

@@ -1,34 +1,17 @@
-"""The command line: check, run, cache, evaluate, report, publish, recipes, conformance. Thin: each command calls the library function of its name."""
+"""The commands: check, run, cache, evaluate, report, publish, recipes, conformance. Thin: each calls the library function of its name."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
-import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_args
+from typing import Annotated, Any, get_args
 
 import typer
 
-from distill.errors import (
-    AlignmentError,
-    DataError,
-    DistillError,
-    LossError,
-    MismatchError,
-    ModelError,
-    PublishError,
-    RecipeError,
-)
-from distill.processes import exit_alone, failure_elsewhere, speaks
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from distill.progress import Progress
+from distill.cli.screen import present, progress_of, say, show_scores, show_submission
+from distill.errors import DataError
+from distill.processes import speaks
 
 app = typer.Typer(
     name="distill",
@@ -40,8 +23,6 @@ app = typer.Typer(
 )
 
 # What a user can mend.
-USERS = (RecipeError, DataError, ModelError, AlignmentError, LossError, MismatchError, PublishError)
-STOPPED = "distill: stopped; the same command continues where it was"
 
 RecipeArgument = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped one.")
@@ -90,12 +71,12 @@ def check(
     if preflight:
         from distill.runs.dry_run import dry_run
 
-        found = dry_run(read, progress=_progress(quiet=as_json), trust_remote_code=trusted or ())
+        found = dry_run(read, progress=progress_of(quiet=as_json), trust_remote_code=trusted or ())
     if as_json:
         tried = {"preflight": {task: each.as_dict() for task, each in found.items()}} if preflight else {}
-        _print(json.dumps(planned.as_dict() | tried, indent=1, ensure_ascii=False))
+        say(json.dumps(planned.as_dict() | tried, indent=1, ensure_ascii=False))
         return
-    _print("\n\n".join([planned.as_text(), *(each.as_text() for each in found.values())]))
+    say("\n\n".join([planned.as_text(), *(each.as_text() for each in found.values())]))
 
 
 @app.command()
@@ -113,13 +94,13 @@ def run(
     read = _read(recipe, overrides)
     folder = out or Path(read.folder)
     if speaks():
-        _print(f"{read.name}: run folder {folder}", to_stderr=as_json)
+        say(f"{read.name}: run folder {folder}", to_stderr=as_json)
     from distill.runs import run as run_recipe
 
-    report = run_recipe(read, folder, progress=_progress(quiet=as_json), trust_remote_code=trusted or ())
+    report = run_recipe(read, folder, progress=progress_of(quiet=as_json), trust_remote_code=trusted or ())
     from distill.report.terminal import show
 
-    _show(report.data, as_json, partial(show, report))
+    present(report.data, as_json, partial(show, report))
 
 
 @app.command()
@@ -139,11 +120,11 @@ def cache(
     read = _read(recipe, overrides)
     folder = out or Path(read.folder)
     if speaks():
-        _print(f"{read.name}: run folder {folder}", to_stderr=as_json)
+        say(f"{read.name}: run folder {folder}", to_stderr=as_json)
     from distill.runs import write_teacher_caches
 
     summaries = write_teacher_caches(
-        read, folder, progress=_progress(quiet=as_json), trust_remote_code=trusted or ()
+        read, folder, progress=progress_of(quiet=as_json), trust_remote_code=trusted or ()
     )
     if not speaks():
         return
@@ -152,11 +133,11 @@ def cache(
             name: {**asdict(each), "folder": str(each.folder), "bytes_per_row": each.bytes_per_row}
             for name, each in summaries.items()
         }
-        _print(json.dumps(rows, indent=1))
+        say(json.dumps(rows, indent=1))
         return
-    _print(f"  {'teacher':<16} {'examples':>9} {'rows':>11} {'MB':>9} {'bytes/row':>10} {'asked now':>10}")
+    say(f"  {'teacher':<16} {'examples':>9} {'rows':>11} {'MB':>9} {'bytes/row':>10} {'asked now':>10}")
     for name, each in summaries.items():
-        _print(
+        say(
             f"  {name:<16} {each.examples:>9,} {each.rows:>11,} {each.bytes / 1e6:>9,.1f} "
             f"{each.bytes_per_row:>10,.0f} {each.computed:>10,}   {each.folder}"
         )
@@ -193,18 +174,18 @@ def report(
         from distill.runs import measure_again
 
         for folder in finished_runs(run_folders)[0]:
-            _print(f"{folder.path}", to_stderr=True)
-            measure_again(folder.path, progress=_progress(quiet=as_json))
+            say(f"{folder.path}", to_stderr=True)
+            measure_again(folder.path, progress=progress_of(quiet=as_json))
     from distill.report import so_far, terminal, write_front, write_report
 
     if len(run_folders) > 1 or out is not None:
         front = write_front(run_folders, out or Path("front"), baselines=baselines)
-        _show(front.data, as_json, partial(terminal.show_front, front))
+        present(front.data, as_json, partial(terminal.show_front, front))
     elif (unfinished := so_far(run_folders[0])) is not None:
-        _show(unfinished, as_json, partial(terminal.show_so_far, unfinished))
+        present(unfinished, as_json, partial(terminal.show_so_far, unfinished))
     else:
         written = write_report(run_folders[0])
-        _show(written.data, as_json, partial(terminal.show, written))
+        present(written.data, as_json, partial(terminal.show, written))
 
 
 @app.command()
@@ -275,17 +256,17 @@ def publish(
         out=out,
     )
     if as_json:
-        _print(json.dumps(asdict(done), indent=1))
+        say(json.dumps(asdict(done), indent=1))
         return
     for name, size in done.files.items():
-        _print(f"  {size:>13,}  {name}")
-    _print(f"  {sum(done.files.values()):>13,}  bytes in {len(done.files)} files")
+        say(f"  {size:>13,}  {name}")
+    say(f"  {sum(done.files.values()):>13,}  bytes in {len(done.files)} files")
     if done.upload is None:
-        _print(f"dry run: nothing was sent to {done.repository}{f'; look at {out}' if out else ''}")
+        say(f"dry run: nothing was sent to {done.repository}{f'; look at {out}' if out else ''}")
     elif done.upload.changed:
-        _print(f"published: {done.upload.url} at {done.upload.commit}")
+        say(f"published: {done.upload.url} at {done.upload.commit}")
     else:
-        _print(f"nothing to do: {done.upload.url} holds all of it already, at {done.upload.commit}")
+        say(f"nothing to do: {done.upload.url} holds all of it already, at {done.upload.commit}")
 
 
 @app.command()
@@ -391,10 +372,10 @@ def evaluate(
                 architecture=architecture,  # type: ignore[arg-type]
                 max_length=max_length,
                 batch_size=batch_size,
-                progress=_progress(quiet=as_json),
+                progress=progress_of(quiet=as_json),
                 trust_remote_code=trusted or (),
             )
-        _show_submission(found, as_json)
+        show_submission(found, as_json)
         return
     if partial:
         raise DataError("evaluate: --partial is for --submission")
@@ -412,10 +393,10 @@ def evaluate(
             batch_size=batch_size,
             validation_examples=examples,
             check=check,  # type: ignore[arg-type]
-            progress=_progress(quiet=as_json),
+            progress=progress_of(quiet=as_json),
             trust_remote_code=trusted or (),
         )
-        _show_scores(results, json.dumps({"tasks": results}, indent=1) if as_json else None)
+        show_scores(results, json.dumps({"tasks": results}, indent=1) if as_json else None)
         return
     if not tasks:
         raise DataError("evaluate: give --task, or --submission ZIP")
@@ -445,14 +426,14 @@ def evaluate(
                 architecture=architecture or "encoder",  # type: ignore[arg-type]
                 validation_examples=examples,
                 check=check,  # type: ignore[arg-type]
-                progress=_progress(quiet=as_json),
+                progress=progress_of(quiet=as_json),
                 revision=commit,
                 trust_remote_code=commit is not None,
             )
             for task in tasks
         }
     result = results[tasks[0]] if len(tasks) == 1 else {"tasks": results}
-    _show_scores(results, json.dumps(result, indent=1) if as_json else None)
+    show_scores(results, json.dumps(result, indent=1) if as_json else None)
 
 
 @app.command()
@@ -463,12 +444,12 @@ def recipes(
     from distill.recipe import recipe_text, shipped_recipes
 
     if name is not None:
-        _print(recipe_text(name).rstrip("\n"))
+        say(recipe_text(name).rstrip("\n"))
         return
     found = shipped_recipes()
     width = max(len(each) for each in found)
     for each, about in found.items():
-        _print(f"{each:<{width}}  {about}")
+        say(f"{each:<{width}}  {about}")
 
 
 @app.command()
@@ -490,211 +471,12 @@ def conformance(
     from distill.losses.conformance import conformance as run_laws  # type: ignore[import-not-found]
 
     result = run_laws(loss)
-    _print(json.dumps(result.as_dict(), indent=1, ensure_ascii=False) if as_json else result.as_text())
+    say(json.dumps(result.as_dict(), indent=1, ensure_ascii=False) if as_json else result.as_text())
     if not result.obeyed:
         raise typer.Exit(1)
-
-
-def main() -> NoReturn:
-    """Run the command line and exit: 0 done, 1 our failure, 2 the user's input, 130 and 143 for signals."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        code = _main()
-    except SystemExit as stopped:  # by a signal
-        code = stopped.code if isinstance(stopped.code, int) else 1
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if code:
-        exit_alone(code)
-    sys.exit(0)
-
-
-def _main() -> int:
-    global _asked_by
-    _asked_by = None
-    signal.signal(signal.SIGTERM, _stop)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not ignored by who started us
-        signal.signal(signal.SIGINT, _stop)
-    try:
-        code = app(standalone_mode=False)
-    except DistillError as error:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a launcher stops all processes when one has failed
-        if speaks(error):
-            for line in error.problems if isinstance(error, RecipeError) else [error]:
-                _print(f"distill: {line}", to_stderr=True)
-        return 2 if isinstance(error, USERS) else 1
-    except (KeyboardInterrupt, typer.Abort):
-        code = 130
-    except BrokenPipeError:
-        # The reader of our output has gone (| head): nothing more to say, and Python must not say it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except Exception as error:
-        # Wrong usage: the class of these is typer's own or click's, by typer's version.
-        if hasattr(error, "exit_code") and hasattr(error, "show"):
-            error.show()
-            return int(error.exit_code)
-        if os.environ.get("DISTILL_TRACEBACK"):
-            raise
-        if speaks(error):
-            _print(f"distill: {_failure(error)}", to_stderr=True)
-        return 1
-    if code == 130 and speaks():  # typer turns an interrupt into this code
-        _print(STOPPED, to_stderr=True)
-    return code if isinstance(code, int) else 0
-
-
-def _failure(error: Exception) -> str:
-    """One line for what no part of distill expected."""
-    from distill.disk import shortage
-    from distill.memory import ran_out_of_memory, what_was_wanted
-
-    if ran_out_of_memory(error):
-        return (
-            f"out of memory ({what_was_wanted(error)}); lower train.per_device_train_batch_size, "
-            "train.per_device_eval_batch_size or data.max_length, or take smaller models"
-        )
-    short = shortage(error)
-    if short is not None:
-        return short
-    first = str(error).strip().splitlines()
-    return f"internal error, {type(error).__name__}: {first[0] if first else ''} (DISTILL_TRACEBACK=1 shows where)"
-
-
-# The signal that asked this process to stop.
-_asked_by: int | None = None
-
-
-def _stop(number: int, frame: object) -> None:
-    global _asked_by
-    failure = failure_elsewhere()
-    if _asked_by is None and number != signal.SIGINT and speaks():
-        _print(f"distill: {failure}" if failure else STOPPED, to_stderr=True)
-    _asked_by = number
-    _leave(number)
-
-
-def _leave(number: int) -> NoReturn:
-    if number == signal.SIGINT:
-        raise KeyboardInterrupt
-    sys.exit(128 + number)
-
-
-class _Stopping:
-    """A progress that also ends the work once a signal has asked for it.
-
-    The handler raises, but Python ignores what is raised while it destroys an object, and so may a library's hook:
-    the next step then notices that the signal has come.
-    """
-
-    def __init__(self, progress: Progress):
-        self._progress = progress
-
-    def begin(self, what: str, total: int, done: int = 0) -> None:
-        self._check()
-        self._progress.begin(what, total, done)
-
-    def advance(self, done: int, detail: str = "") -> None:
-        self._check()
-        self._progress.advance(done, detail)
-
-    def end(self, outcome: str = "") -> None:
-        self._check()
-        self._progress.end(outcome)
-
-    def say(self, line: str) -> None:
-        self._check()
-        self._progress.say(line)
-
-    def _check(self) -> None:
-        if _asked_by is not None:
-            _leave(_asked_by)
 
 
 def _read(recipe: str, overrides: list[str] | None) -> Any:
     from distill.recipe import read_recipe
 
     return read_recipe(recipe, overrides or ())
-
-
-def _progress(*, quiet: bool) -> Progress:
-    from distill.progress import Bars, Lines, Silent
-
-    if quiet:
-        return _Stopping(Silent())
-    if not sys.stderr.isatty():
-        return _Stopping(Lines())
-    from rich.console import Console
-
-    return _Stopping(Bars(Console(stderr=True)))
-
-
-def _show(data: Any, as_json: bool, show: Callable[[Console], None]) -> None:
-    """One JSON object, or what a person reads."""
-    if not speaks():
-        return
-    if as_json:
-        _print(json.dumps(data, indent=1, ensure_ascii=False))
-        return
-    from rich.console import Console
-
-    show(Console(width=None if sys.stdout.isatty() else 120))
-
-
-def _show_scores(results: dict[str, dict[str, Any]], as_json: str | None) -> None:
-    """Scores by task, beside those of lm-evaluation-harness where it was asked."""
-    from distill.independent_check import comparison
-    from distill.tasks import TASKS
-
-    if as_json is not None:
-        _print(as_json)
-        return
-    if any("lm_eval" in result for result in results.values()):
-        _print(comparison(results))
-    for task, result in results.items():
-        if "lm_eval" not in result:
-            for name, value in result["metrics"].items():
-                beside = f"   (majority {100 * result['majority'][name]:.1f})" if "majority" in result else ""
-                _print(f"{TASKS[task].title} {name}: {100 * value:.1f}{beside}")
-            for name, value in result.get("language", {}).items():
-                _print(f"{TASKS[task].title} {name}: {value:.3f}")
-        for note in result.get("notes", []):
-            _print(f"note: {note}")
-
-
-def _show_submission(found: dict[str, Any], as_json: bool) -> None:
-    from distill.tasks import TASKS
-
-    if as_json:
-        _print(json.dumps(found, indent=1, ensure_ascii=False))
-        return
-    for name, count in found["units"].items():
-        cut = found.get("truncated", {}).get(name, 0)
-        nameless = found["unnamed"].get(name, 0)
-        _print(
-            f"{TASKS[name].title + '.jsonl':<13} {count:>6,} {TASKS[name].unit[count != 1]}"
-            + (f", {cut:,} inputs cut" if cut else "")
-            + (f", {nameless:,} answers named no class" if nameless else "")
-        )
-    for line in found["missing"]:
-        _print(f"missing: {line}")
-    whole = (
-        "not a whole submission" if found["missing"] else "a whole submission, in the leaderboard's layout"
-    )
-    _print(f"{found['submission']}: {whole}")
-
-
-def _print(text: str, *, to_stderr: bool = False) -> None:
-    try:
-        print(text, file=sys.stderr if to_stderr else sys.stdout, flush=True)
-    except OSError as error:
-        if to_stderr:  # nobody can be told, and the exit code says it
-            return
-        if isinstance(error, BrokenPipeError):
-            raise
-        raise DistillError(f"standard output: cannot be written ({error.strerror})") from error
-
-
-if __name__ == "__main__":
-    main()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import io
 import logging
 import math
 import warnings
@@ -85,7 +86,7 @@ class OnnxModel:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or torch.get_num_threads()
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3  # errors
+        options.log_severity_level = 4  # what fails is raised too
         self._session = onnxruntime.InferenceSession(
             path, sess_options=options, providers=["CPUExecutionProvider"]
         )
@@ -143,7 +144,8 @@ def write_onnx(
             f"{folder}: {weights / 1e9:.1f} GB of weights do not fit into one ONNX file, which holds 2 GB"
         )
     listed = verified(folder, MODEL_KIND)
-    model.eval().config.use_cache = False
+    model.train(mode=False)
+    model.config.use_cache = False
     names = input_names(model, tokenizer)
     target = folder / ONNX_FILE
     try:
@@ -324,15 +326,17 @@ def _unnamed(name: str, like: Tensor) -> Tensor:
 @contextlib.contextmanager
 def _quiet_exporter() -> Iterator[None]:
     """No advice of the exporter's, whose packages' own deprecations nobody here can do anything about."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.fx.experimental.symbolic_shapes")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _line(error: Exception) -> str:

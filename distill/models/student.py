@@ -287,9 +287,7 @@ class Student:
                 shutil.rmtree(aside, ignore_errors=True)
             sync(folder)
 
-    def export_onnx(
-        self, folder: str | Path, batches: Sequence[Mapping[str, Tensor]] = ()
-    ) -> OnnxFile:
+    def export_onnx(self, folder: str | Path, batches: Sequence[Mapping[str, Tensor]] = ()) -> OnnxFile:
         """Save it as `save` does, with `onnx/model.onnx` beside: what onnxruntime, transformers.js and optimum run.
 
         The file has dynamic batch and sequence axes and no cache of keys and values. It is kept if onnxruntime's logits on
@@ -301,11 +299,13 @@ class Student:
             batches: inputs of real examples, as a forward pass takes them, to compare on besides random tokens.
 
         Raises:
-            ModelError: the extra `onnx` is not installed, the model or its adapter cannot be exported, or the logits
-                differ. The student is saved all the same.
+            ModelError: the extra `onnx` is not installed, the adapter cannot be merged, or the student is saved but torch
+                cannot export it, or its logits differ.
             ResourceError: the folder cannot be written.
         """
         check_onnx_packages()
+        if is_adapted(self.model) and not is_mergeable(self.model):
+            raise ModelError("export_onnx: an adapter that cannot be merged is not exported to ONNX")
         self.save(folder)
         with quiet_transformers():
             own = type(unwrapped(self.model)).from_pretrained(

@@ -111,7 +111,9 @@ def check_student(subject: Subject, student: Path) -> None:
         raise PublishError(f"{student}: holds no student; `distill run` finishes the run")
     _students(student)
     if ONNX_FILE not in verified(student, MODEL_KIND) and (student / ONNX_FILE).exists():
-        raise PublishError(f"{student / ONNX_FILE}: is not what the run wrote (no manifest names it); remove it")
+        raise PublishError(
+            f"{student / ONNX_FILE}: is not what the run wrote (no manifest names it); remove it"
+        )
     expected = subject.fits["student"]["bytes"]
     size = weights_file(student).stat().st_size
     if size != expected:

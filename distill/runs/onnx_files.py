@@ -20,6 +20,8 @@ from distill.run_folder import ONNX_FILE, RunFolder, read_json, write_json
 from distill.tasks import TASKS, TaskData
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from distill.models import DataSet
     from distill.progress import Progress
 
@@ -69,7 +71,7 @@ def measure_onnx(
     told.begin("measuring ONNX", 1)
     reader, examples = _student(recipe, folder, data, first, trusted)
     threads = torch.get_num_threads()
-    models = {
+    models: dict[str, PreTrainedModel | OnnxModel] = {
         "torch": reader.model,
         "onnxruntime": OnnxModel(folder.model("student", first) / ONNX_FILE, threads),
     }
@@ -92,9 +94,7 @@ def onnx_versions() -> dict[str, str]:
     """What made the files, and what runs them here."""
     import importlib.metadata
 
-    return {
-        name: importlib.metadata.version(name) for name in ("torch", "onnx", "onnxscript", "onnxruntime")
-    }
+    return {name: importlib.metadata.version(name) for name in ("torch", "onnx", "onnxscript", "onnxruntime")}
 
 
 def _student(

@@ -54,9 +54,9 @@ def test_axes_and_names_are_those_of_optimum(exported):
     def shape(value: Any) -> list[str | int]:
         return [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
 
-    assert {each.name: shape(each) for each in graph.input} == dict.fromkeys(
-        ("input_ids", "attention_mask", "token_type_ids"), ["batch_size", "sequence_length"]
-    )
+    assert {each.name: shape(each) for each in graph.input} == {
+        key: ["batch_size", "sequence_length"] for key in ("input_ids", "attention_mask", "token_type_ids")
+    }
     assert {each.name: shape(each) for each in graph.output} == {"logits": ["batch_size", 3]}
     assert file.inputs == ("input_ids", "attention_mask", "token_type_ids")
     assert file.opset >= 18

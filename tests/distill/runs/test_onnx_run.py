@@ -147,7 +147,7 @@ def test_an_adapter_that_cannot_be_merged_is_refused_before_anything_is_trained(
         data=dataclasses.replace(with_onnx[0].data, tasks=("cb",)),
         student=dataclasses.replace(with_onnx[0].student, adapter=adapter),
     )
-    with pytest.raises(ModelError, match="^onnx: PROMPT_TUNING adds virtual tokens"):
+    with pytest.raises(ModelError, match=r"^onnx: PROMPT_TUNING adds virtual tokens"):
         run(wanted, tmp_path / "run")
     assert not (tmp_path / "run" / "fits").exists()
 
@@ -161,7 +161,7 @@ def test_a_student_that_cannot_be_exported_leaves_a_finished_run(with_onnx, monk
         raise ModelError("no")
 
     monkeypatch.setattr("distill.runs.onnx_files.write_onnx", refuse)
-    with pytest.raises(ModelError, match="^no$"):
+    with pytest.raises(ModelError, match=r"^no$"):
         run(recipe, copy)
     assert "ONNX" not in (copy / "report.md").read_text()
     assert not (copy / "onnx.json").exists()

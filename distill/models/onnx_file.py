@@ -194,35 +194,42 @@ def _export(model: PreTrainedModel, names: Sequence[str], path: Path) -> int:
     batch, choices, length, written = TRACED
     example = tuple(_inputs(model, names, (batch, choices, length), written).values())
     free = torch.export.Dim.DYNAMIC
-    with _quiet_exporter(), torch.no_grad():
-        try:
-            made = torch.onnx.export(
-                _Logits(model, names).eval(),
-                example,
-                dynamo=True,
-                optimize=True,
-                input_names=list(names),
-                output_names=[OUTPUT],
-                dynamic_shapes=(tuple(dict.fromkeys(range(each.dim()), free) for each in example),),
-                external_data=False,
-                verbose=False,
-            )
-            assert made is not None  # noqa: S101 - with dynamo it is a program
-            file = made.model_proto
-            _tidy(file, names)
-            path.write_bytes(file.SerializeToString(deterministic=True))
-            onnx.checker.check_model(str(path), full_check=True)
-        except (OSError, MemoryError):
-            raise
-        except Exception as error:
-            raise ModelError(
-                f"{path.parents[2]}: torch cannot export a {type(model).__name__} to ONNX ({_line(error)}); "
-                "the model itself is as it was"
-            ) from error
+    with _quiet_exporter(), torch.no_grad(), _refusing(model, path, "torch cannot export"):
+        made = torch.onnx.export(
+            _Logits(model, names).eval(),
+            example,
+            dynamo=True,
+            optimize=True,
+            input_names=list(names),
+            output_names=[OUTPUT],
+            dynamic_shapes=(tuple(dict.fromkeys(range(each.dim()), free) for each in example),),
+            external_data=False,
+            verbose=False,
+        )
+        assert made is not None  # noqa: S101 - with dynamo it is a program
+        file = made.model_proto
+        _tidy(file)
+        content = file.SerializeToString(deterministic=True)
+    path.write_bytes(content)
+    with _refusing(model, path, "onnx finds fault with the export of"):
+        onnx.checker.check_model(str(path), full_check=True)
     return int(next(each.version for each in file.opset_import if not each.domain))
 
 
-def _tidy(file: Any, names: Sequence[str]) -> None:
+@contextlib.contextmanager
+def _refusing(model: PreTrainedModel, path: Path, what: str) -> Iterator[None]:
+    """One line for what the libraries raise."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"{path.parents[2]}: {what} a {type(model).__name__} to ONNX ({_line(error)}); the model itself is as it was"
+        ) from error
+
+
+def _tidy(file: Any) -> None:
     """Name the axes as optimum does, and leave out what is no part of the model: where each node came from in the source.
 
     The exporter writes stack traces with the folders of this machine into every node, and names an axis anew in each input.

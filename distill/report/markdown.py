@@ -116,7 +116,7 @@ def onnx_tables(report: Mapping[str, Any], only: str | None = None) -> str:
     if not rows:
         return ""
     text = (
-        "The student is also `onnx/model.onnx`, which onnxruntime runs without torch (no cache of keys and values). Its "
+        "The student is also `onnx/model.onnx`, which onnxruntime runs without torch. Its "
         "logits were compared with torch's on batches of several shapes, with padding.\n\n"
         "| ONNX | on disk | opset | largest difference | of logits up to | batches |\n|---|--:|--:|--:|--:|--:|\n"
         + "\n".join(rows)

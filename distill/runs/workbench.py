@@ -80,8 +80,8 @@ class Workbench:
             config = adapter_config(job.recipe.student.adapter, job.reading.head)
             if job.recipe.onnx and config.is_prompt_learning:
                 raise ModelError(
-                    f"onnx: {job.recipe.student.adapter['peft_type']} adds virtual tokens, which cannot be merged and are not exported; leave onnx "
-                    "out, or use an adapter without them, such as LORA"
+                    f"onnx: {job.recipe.student.adapter['peft_type']} adds virtual tokens, which cannot be merged and are "
+                    "not exported; leave onnx out, or use an adapter without them, such as LORA"
                 )
 
     def fit_teacher(self) -> None:

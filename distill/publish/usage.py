@@ -64,9 +64,13 @@ def onnx_code(subject: Subject, repository: str, tokenizer: PreTrainedTokenizerB
     cut = f"max_length={subject.recipe.data.max_length}"
     if subject.head == "classification":
         first, second = example.texts[0]
-        texts = repr(first) + ("" if second is None else f", {_between(tokenizer) + second!r}")
+        texts = f"{first!r},{INDENT}" + (
+            "" if second is None else f"{_between(tokenizer) + second!r},{INDENT}"
+        )
         answer = (
-            f'logits = said(tokenizer({texts}, truncation={_cut(subject, second)!r}, {cut}, return_tensors="np"))[0]\n'
+            f"inputs = tokenizer({INDENT}{texts}truncation={_cut(subject, second)!r}, {cut}, "
+            'return_tensors="np",\n)\n'
+            "logits = said(inputs)[0]\n"
             "shares = np.exp(logits - logits.max())\n"
             "for number, label in AutoConfig.from_pretrained(name).id2label.items():\n"
             '    print(f"{label}: {shares[number] / shares.sum():.3f}")\n'

@@ -23,7 +23,7 @@ from distill.errors import (
     PublishError,
     RecipeError,
 )
-from distill.processes import failure_elsewhere, speaks
+from distill.processes import exit_alone, failure_elsewhere, speaks
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -294,16 +294,36 @@ def evaluate(
         str | None,
         typer.Argument(
             metavar="[MODEL]",
-            help="A fine-tuned model folder, package:NAME or hub id; for --submission a run's folder, or a name with {task}.",
+            help="A fine-tuned model folder, package:NAME or hub id, or a run's folder for its students; for --submission also a name with {task}.",
         ),
     ] = None,
-    task: Annotated[
-        str | None,
-        typer.Option(help="boolq, cb, copa, multirc, record, rte, wic, wsc, axb, axg, terra or text."),
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--task",
+            help="boolq, cb, copa, multirc, record, rte, wic, wsc, axb, axg, terra or text; of a model several times. "
+            "Default: a run's.",
+        ),
     ] = None,
     data: Annotated[
-        str, typer.Option(metavar="SOURCE", help="demo, hub, a folder of official jsonl files, or of texts.")
-    ] = "demo",
+        str | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="demo, hub, a folder of official jsonl files, or of texts. Default: the run's, or demo.",
+        ),
+    ] = None,
+    examples: Annotated[
+        int | None, typer.Option(min=1, help="Only so many from the start of the dev split. Default: all.")
+    ] = None,
+    check: Annotated[
+        str | None,
+        typer.Option(
+            "--with",
+            metavar="lm-eval",
+            help="Also ask lm-evaluation-harness about the same examples (a decoder, boolq, cb, copa, rte, wic and "
+            "wsc), and compare.",
+        ),
+    ] = None,
     predictions: Annotated[
         Path | None,
         typer.Option(help="Where to write the answers; without MODEL: stored answers to score again."),
@@ -321,7 +341,11 @@ def evaluate(
     ] = False,
     max_length: Annotated[
         int | None,
-        typer.Option(min=8, max=8192, help="Longest input in tokens. Default: the run's, or 128."),
+        typer.Option(
+            min=8,
+            max=8192,
+            help="Longest input in tokens. Default: the run's, or 128; --with lm-eval: what a model reads.",
+        ),
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Examples a forward pass. Default: the run's, or 64.")
@@ -336,26 +360,33 @@ def evaluate(
     trusted: TrustOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Score a fine-tuned model on a task's dev split, score stored predictions again, or answer the leaderboard's tests."""
-    from distill.evaluate import evaluate_model, score_predictions
+    """Score a fine-tuned model or a run's students on dev splits, score stored predictions again, or answer the leaderboard's tests."""
+    from distill.evaluate import evaluate_model, evaluate_run, score_predictions
     from distill.recipe import Architecture
+    from distill.run_folder import RunFolder
     from distill.tasks import TASKS
 
     if architecture not in (None, *get_args(Architecture)):
         raise DataError(f"--architecture {architecture}: must be one of {', '.join(get_args(Architecture))}")
+    if check not in (None, "lm-eval"):
+        raise DataError(f"--with {check}: must be lm-eval")
     if submission is not None:
-        if task is not None or predictions is not None:
+        if tasks or predictions is not None:
             raise DataError("evaluate: --submission is about all tasks; leave out --task and --predictions")
+        if examples is not None or check is not None:
+            raise DataError(
+                "evaluate: --submission is about test sets, whose labels nobody has; leave out --examples and --with"
+            )
         from distill.submission import check as check_zip
         from distill.submission import submit
 
         if model is None:
-            found = check_zip(submission, data=data, partial=partial)
+            found = check_zip(submission, data=data or "demo", partial=partial)
         else:
             found = submit(
                 model,
                 submission,
-                data=data,
+                data=data or "demo",
                 partial=partial,
                 architecture=architecture,  # type: ignore[arg-type]
                 max_length=max_length,
@@ -365,44 +396,63 @@ def evaluate(
             )
         _show_submission(found, as_json)
         return
-    if task is None or partial:
-        raise DataError(
-            "evaluate: --partial is for --submission"
-            if partial
-            else "evaluate: give --task, or --submission ZIP"
+    if partial:
+        raise DataError("evaluate: --partial is for --submission")
+    for task in tasks or ():
+        if task not in TASKS:
+            raise DataError(f"--task {task}: no such task; the tasks are {', '.join(TASKS)}")
+    if model is not None and RunFolder(model).recipe.is_file():
+        own = {"--data": data, "--architecture": architecture, "--predictions": predictions}
+        for option in [option for option, value in own.items() if value is not None]:
+            raise DataError(f"evaluate: {model} is a run, whose recipe says how; leave out {option}")
+        results = evaluate_run(
+            model,
+            tasks=tasks or (),
+            max_length=max_length,
+            batch_size=batch_size,
+            validation_examples=examples,
+            check=check,  # type: ignore[arg-type]
+            progress=_progress(quiet=as_json),
+            trust_remote_code=trusted or (),
         )
-    if task not in TASKS:
-        raise DataError(f"--task {task}: no such task; the tasks are {', '.join(TASKS)}")
+        _show_scores(results, json.dumps({"tasks": results}, indent=1) if as_json else None)
+        return
+    if not tasks:
+        raise DataError("evaluate: give --task, or --submission ZIP")
     if model is None and predictions is None:
         raise DataError("evaluate: give a MODEL, or --predictions FILE with stored answers")
+    if predictions is not None and len(tasks) > 1:
+        raise DataError(f"evaluate: --predictions is about one task, found {', '.join(tasks)}")
     if model is None:
-        result = score_predictions(task, predictions)  # type: ignore[arg-type]
+        if examples is not None or check is not None:
+            raise DataError("evaluate: --examples and --with need a MODEL")
+        results = {tasks[0]: score_predictions(tasks[0], predictions)}  # type: ignore[arg-type]
     else:
+        from distill.independent_check import refuse_unchecked
         from distill.models.source import trusted_repositories
 
+        for task in tasks if check is not None else ():  # all of them before any work is done
+            refuse_unchecked(task, architecture or "encoder")  # type: ignore[arg-type]
         commit = trusted_repositories(trusted or ()).get(model)
-        result = evaluate_model(
-            model,
-            task,
-            data=data,
-            predictions=predictions,
-            max_length=max_length or 128,
-            batch_size=batch_size or 64,
-            architecture=architecture or "encoder",  # type: ignore[arg-type]
-            progress=_progress(quiet=as_json),
-            revision=commit,
-            trust_remote_code=commit is not None,
-        )
-    if as_json:
-        _print(json.dumps(result, indent=1))
-        return
-    for name, value in result["metrics"].items():
-        beside = f"   (majority {100 * result['majority'][name]:.1f})" if "majority" in result else ""
-        _print(f"{TASKS[task].title} {name}: {100 * value:.1f}{beside}")
-    for name, value in result.get("language", {}).items():
-        _print(f"{TASKS[task].title} {name}: {value:.3f}")
-    for note in result.get("notes", []):
-        _print(f"note: {note}")
+        results = {
+            task: evaluate_model(
+                model,
+                task,
+                data=data or "demo",
+                predictions=predictions,
+                max_length=max_length,
+                batch_size=batch_size or 64,
+                architecture=architecture or "encoder",  # type: ignore[arg-type]
+                validation_examples=examples,
+                check=check,  # type: ignore[arg-type]
+                progress=_progress(quiet=as_json),
+                revision=commit,
+                trust_remote_code=commit is not None,
+            )
+            for task in tasks
+        }
+    result = results[tasks[0]] if len(tasks) == 1 else {"tasks": results}
+    _show_scores(results, json.dumps(result, indent=1) if as_json else None)
 
 
 @app.command()
@@ -450,10 +500,14 @@ def main() -> NoReturn:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         code = _main()
+    except SystemExit as stopped:  # by a signal
+        code = stopped.code if isinstance(stopped.code, int) else 1
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    sys.exit(code)
+    if code:
+        exit_alone(code)
+    sys.exit(0)
 
 
 def _main() -> int:
@@ -586,6 +640,27 @@ def _show(data: Any, as_json: bool, show: Callable[[Console], None]) -> None:
     from rich.console import Console
 
     show(Console(width=None if sys.stdout.isatty() else 120))
+
+
+def _show_scores(results: dict[str, dict[str, Any]], as_json: str | None) -> None:
+    """Scores by task, beside those of lm-evaluation-harness where it was asked."""
+    from distill.independent_check import comparison
+    from distill.tasks import TASKS
+
+    if as_json is not None:
+        _print(as_json)
+        return
+    if any("lm_eval" in result for result in results.values()):
+        _print(comparison(results))
+    for task, result in results.items():
+        if "lm_eval" not in result:
+            for name, value in result["metrics"].items():
+                beside = f"   (majority {100 * result['majority'][name]:.1f})" if "majority" in result else ""
+                _print(f"{TASKS[task].title} {name}: {100 * value:.1f}{beside}")
+            for name, value in result.get("language", {}).items():
+                _print(f"{TASKS[task].title} {name}: {value:.3f}")
+        for note in result.get("notes", []):
+            _print(f"note: {note}")
 
 
 def _show_submission(found: dict[str, Any], as_json: bool) -> None:

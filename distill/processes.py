@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import os
@@ -11,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from distill.errors import DistillError, RecipeError
 
@@ -24,10 +25,15 @@ T = TypeVar("T")
 PATIENCE = timedelta(days=7)
 # How long a process that fails waits for the main one to fail with the same words.
 SAME_WORDS = 2.0
+# How long the main process, which holds what all share, is still there for the others after a failure.
+LAST_WORDS = 0.5
 
 _FAILED = "distill/failed"
 _MAIN_FAILED = "distill/main-failed"
 _STOPPED = "was stopped by a signal"
+
+# Whether work of all processes has failed in this one.
+_failing = False
 
 
 class ElsewhereError(DistillError):
@@ -71,6 +77,8 @@ def new_accelerator(trackers: Sequence[str] = (), folder: Path | None = None) ->
         project_dir=folder,
     )
     check_accelerator(made)
+    if made.num_processes > 1:
+        atexit.register(_leave)
     return made
 
 
@@ -173,9 +181,12 @@ class Processes:
         if self.count == 1:
             yield
             return
+        global _failing
+        _failing = False
         try:
             yield
         except BaseException as error:
+            _failing = True
             mine, signalled = line_of(error), not isinstance(error, Exception)
             first = _told_first(f"{self.rank}|{_STOPPED if signalled else mine}")
             rank, failure = first.split("|", 1) if first else (str(self.rank), mine)
@@ -208,6 +219,22 @@ def speaks(error: BaseException | None = None) -> bool:
     return _store() is not None or os.environ.get("LOCAL_RANK", "0") == "0"
 
 
+def exit_alone(code: int) -> NoReturn:
+    """End this process after a failure, at once where there are others.
+
+    They may wait for it in the middle of a collective operation. Threads of gloo that then still hold a tensor abort a
+    process whose interpreter is going, and its exit code with it.
+    """
+    if _store() is not None:
+        if os.environ.get("RANK") == "0":
+            time.sleep(LAST_WORDS)
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 def failure_elsewhere() -> str | None:
     """What another process of the run has failed with, if one has."""
     try:
@@ -236,6 +263,20 @@ def _talk(world: object) -> Any:
     import torch.distributed as dist
 
     return dist.new_group(backend="gloo", timeout=PATIENCE)
+
+
+def _leave() -> None:
+    """Leave the other processes at the end of a program that went well.
+
+    Otherwise a thread of gloo may let go of the last plain value when the interpreter it needs for that is gone, which
+    aborts the process. Destroying the groups and letting go of ours waits for its threads.
+    """
+    if _failing or hasattr(sys, "last_value") or _store() is None:
+        return
+    import torch.distributed as dist
+
+    dist.destroy_process_group()
+    _talk.cache_clear()
 
 
 def _store() -> Any:

@@ -9,6 +9,7 @@ N rows.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import math
 import re
 import sys
@@ -28,6 +29,7 @@ from distill.engine.token_differences import TokenDifferences
 from distill.engine.work import Work
 from distill.errors import DataError, RecipeError
 from distill.losses import Labels
+from distill.models import Features
 from distill.tasks import Answer, Example, Task, mean_score
 
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ class Supervision:
         tokens: without padding.
         truncated: examples that lost tokens.
         empty: examples without a row.
+        classified: whether an example is one prediction, not its tokens.
     """
 
     examples: int
@@ -63,6 +66,7 @@ class Supervision:
     tokens: int
     truncated: int
     empty: int
+    classified: bool = False
 
     @property
     def share(self) -> float:
@@ -72,8 +76,13 @@ class Supervision:
     @property
     def line(self) -> str:
         """In words."""
+        if self.classified:
+            return (
+                f"{self.examples:,} examples, {self.tokens:,} tokens; one prediction an example; "
+                f"{self.truncated:,} truncated"
+            )
         return (
-            f"{self.examples:,} examples of {self.tokens:,} tokens, {self.rows:,} of them supervised "
+            f"{self.examples:,} examples, {self.tokens:,} tokens, {self.rows:,} of them supervised "
             f"({self.share:.1%}); {self.truncated:,} truncated, {self.empty:,} without a supervised token"
         )
 
@@ -377,7 +386,14 @@ def preflight(
 def supervision_of(data: DataSet) -> Supervision:
     """Count the rows and tokens of a training set."""
     rows = [data.rows_of([index]) for index in range(len(data))]
-    return Supervision(len(data), sum(rows), sum(data.lengths), data.truncated, rows.count(0))
+    return Supervision(
+        len(data),
+        sum(rows),
+        sum(data.lengths),
+        data.truncated,
+        rows.count(0),
+        classified=isinstance(data, Features),
+    )
 
 
 def scores_of(
@@ -521,6 +537,9 @@ class _Peak:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         else:
+            # What an earlier training has freed may still be the process's, and would hide what this one needs.
+            with contextlib.suppress(OSError, AttributeError):
+                ctypes.CDLL(None).malloc_trim(0)  # of glibc
             with contextlib.suppress(OSError):
                 Path("/proc/self/clear_refs").write_text("5")  # forget the high-water mark
         self.before = self.read()

@@ -239,7 +239,7 @@ def label_points(axes: Axes, spots: Sequence[tuple[str, float, float, float, str
     """
     from matplotlib.transforms import Bbox
 
-    figure = axes.get_figure(root=True)
+    figure = axes.get_figure()
     assert figure is not None  # noqa: S101 - these axes have one
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]  # Agg's has one
     dot = figure.dpi / 72

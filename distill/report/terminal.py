@@ -22,35 +22,30 @@ def show(report: Report, console: Console) -> None:
 
     data = report.data
     roles = [role for role in ROLES if role in data]
+    # A column a model: a row a model would be wider than most terminals.
     models = Table(
-        title=f"{data['name']}: {data['data']['score_name']}", title_justify="left", title_style="bold"
+        "", title=f"{data['name']}: {data['data']['score_name']}", title_justify="left", title_style="bold"
     )
-    more = COST_HEADINGS if "measured" in data else ()
-    for heading in (
-        "model",
-        "parameters",
-        "compression",
-        "on disk",
-        "ms, batch 1",
-        *more,
+    for name in (*(role_title(role) for role in roles), "majority"):
+        models.add_column(name, justify="right")
+
+    found = [data[role] for role in roles]
+    models.add_row("parameters", *(millions(model["parameters"]) for model in found))
+    models.add_row(
+        "compression", *(f"{data['teacher']['parameters'] / model['parameters']:.2f}×" for model in found)
+    )
+    models.add_row("on disk", *(f"{model['bytes'] / 1e6:.1f} MB" for model in found))
+    models.add_row("ms, batch 1", *(f"{model['latency_ms']['batch_1']:.1f}" for model in found))
+    if "measured" in data:
+        for heading, cells in zip(COST_HEADINGS, zip(*map(costs, found), strict=True), strict=True):
+            models.add_row(heading, *cells)
+    models.add_row(
         "score",
-        "95 % interval",
-    ):
-        models.add_column(heading, justify="left" if heading == "model" else "right")
-    for role in roles:
-        model = data[role]
-        low, high = model["score"]["ci95"]
-        models.add_row(
-            role_title(role),
-            millions(model["parameters"]),
-            f"{data['teacher']['parameters'] / model['parameters']:.2f}×",
-            f"{model['bytes'] / 1e6:.1f} MB",
-            f"{model['latency_ms']['batch_1']:.1f}",
-            *(costs(model) if more else ()),
-            f"{model['score']['mean']:.1f}",
-            f"{low:.1f} to {high:.1f}",
-        )
-    models.add_row("majority", "", "", "", "", *("" for _ in more), f"{data['majority']['score']:.1f}", "")
+        *(f"{model['score']['mean']:.1f}" for model in found),
+        f"{data['majority']['score']:.1f}",
+    )
+    intervals = [model["score"]["ci95"] for model in found]
+    models.add_row("95 % interval", *(f"{low:.1f} to {high:.1f}" for low, high in intervals))
     tasks = Table()
     for heading in (
         "task",

@@ -111,6 +111,7 @@ def open_trackers(
             recipe.name,
             # wandb keeps its own folder, ./wandb or WANDB_DIR: it links to files elsewhere, which a run's folder may not.
             init_kwargs={
+                "mlflow": {"run_name": name},  # which cannot be taken up again: a continued run is one more
                 "wandb": {"id": name, "name": name, "resume": "allow"},
                 "trackio": {"name": name, "resume": "allow"},
             },

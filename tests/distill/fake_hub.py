@@ -83,7 +83,9 @@ class FakeHub:
                 return 403, {"error": "no right to that namespace"}, {}
             if name in self.repositories:
                 return 409, {"error": "exists", "url": f"{self.endpoint}/{name}"}, {}
-            self.repositories[name] = Repository(private=asked.get("visibility") == "private")
+            # As huggingface_hub 2 says it, or 1.
+            private = asked.get("visibility") == "private" or asked.get("private") is True
+            self.repositories[name] = Repository(private)
             self.repositories[name].commit(
                 {".gitattributes": b"*.safetensors filter=lfs\n"}, "initial commit"
             )

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import socket
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -100,3 +105,57 @@ def test_an_error_is_one_line():
     assert line_of(DataError("what it says")) == "what it says"
     assert line_of(ValueError("first\nsecond")) == "internal error, ValueError: first"
     assert line_of(SystemExit(143)) == "stopped by SIGTERM"
+
+
+# Prints how many threads gloo had, and has behind what distill does at the end of a program.
+LEAVING = """
+import atexit, json, os, sys
+from pathlib import Path
+
+def threads():
+    return [task.read_text().strip() for task in Path("/proc/self/task").glob("*/comm")].count("pt_gloo_runloop")
+
+# Registered first, so called last.
+atexit.register(lambda: print(json.dumps({"talked": talked, "left": threads()}), flush=True))
+
+from distill.processes import Processes, exit_alone, new_accelerator
+
+accelerator = new_accelerator()
+assert Processes(accelerator).gather("a value") == ["a value"] * 2
+talked = threads()
+if sys.argv[1] == "fails":
+    exit_alone(2)
+"""
+
+
+def end_of_two_processes(how: str) -> list[tuple[int, str]]:
+    """The exit code and output of both."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-P", "-c", LEAVING, how],
+            env=os.environ | shared | {"RANK": rank, "LOCAL_RANK": rank, "ACCELERATE_USE_CPU": "true"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    said = [process.communicate(timeout=120)[0] for process in running]
+    return [(process.returncode, text) for process, text in zip(running, said, strict=True)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have names in Linux's /proc")
+def test_no_thread_holds_a_plain_value_when_the_interpreter_goes():
+    for code, text in end_of_two_processes("well"):
+        found = json.loads(text)
+        assert code == 0
+        assert found["talked"] > 0
+        assert found["left"] == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have names in Linux's /proc")
+def test_a_process_that_fails_among_others_leaves_without_its_interpreter():
+    assert end_of_two_processes("fails") == [(2, ""), (2, "")]

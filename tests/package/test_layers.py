@@ -17,7 +17,7 @@ LAYERS = (
     ("recipe", "alignment"),
     ("models", "tasks"),
     ("cache",),
-    ("engine", "recipe_data"),
+    ("engine", "recipe_data", "independent_check"),
     ("evaluation", "evaluate", "plan"),
     ("submission",),
     ("report",),

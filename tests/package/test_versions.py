@@ -31,6 +31,8 @@ COMES_WITH = {
     "markupsafe": "jinja2",
     "triton": "torch",
 }
+# Imported where it is installed, by whoever asks for it: the extra that brings it. The developers' has it not.
+OPTIONAL = {"lm_eval": "lm-eval"}
 
 
 def pins(name: str) -> dict[str, Version]:
@@ -67,7 +69,11 @@ def test_every_package_that_is_imported_is_required():
     required = {canonicalize_name(each.name) for each in REQUIREMENTS}
     assert {"torch", "ot", "yaml", "peft"} <= imported
     owners = importlib.metadata.packages_distributions()
-    for name in imported - COMES_WITH.keys():
+    for name, extra in OPTIONAL.items():
+        assert name in imported, f"{name} is imported no more"
+        (needed,) = PROJECT["optional-dependencies"][extra]
+        assert canonicalize_name(Requirement(needed).name) == canonicalize_name(name)
+    for name in imported - COMES_WITH.keys() - OPTIONAL.keys():
         found = owners.get(name, [name])  # an extra that is not installed here
         assert {canonicalize_name(each) for each in found} & required, f"{name} is imported"
     for name, owner in COMES_WITH.items():

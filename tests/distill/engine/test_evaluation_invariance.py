@@ -29,6 +29,9 @@ def models(tiny_bert: Path, tiny_llama: Path):
             ends = {"decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1}
             model = T5ForConditionalGeneration(T5Config(vocab_size=len(tokenizer), **sizes, **ends))
             torch.nn.init.normal_(model.lm_head.weight)
+            for name, weight in model.named_parameters():
+                if "EncDecAttention" in name:  # or what it reads would hardly change what it writes
+                    torch.nn.init.normal_(weight)
             return Teacher(model, tokenizer)
         source = tiny_llama if head == "causal_lm" else tiny_bert
         student = Student.from_teacher(

@@ -86,7 +86,9 @@ def test_report_json_holds_what_it_promises(finished):
     assert verdict["ci95"][0] <= verdict["gain"] <= verdict["ci95"][1]
     assert verdict["significant"] == (verdict["ci95"][0] > 0 or verdict["ci95"][1] < 0)
     assert len(report["recipe_sha256"]) == 64
-    assert report["environment"]["packages"]["torch"] == torch.__version__
+    # Its build, behind a +, is not always named in both.
+    said = report["environment"]["packages"]["torch"]
+    assert said.split("+")[0] == torch.__version__.split("+")[0]
 
 
 def test_compression_counts_the_real_files_and_parameters(finished):

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from distill.disk import refused, remove, sha256_of, sync
+from distill.disk import refused, remove, sha256_of, sync, whole
 from distill.errors import CheckpointError, DistillError, ResourceError
 
 MANIFEST = "manifest.json"
@@ -58,6 +58,27 @@ def seal(folder: Path, kind: str) -> None:
     sync(manifest)
     for path in [*(path for path in folder.rglob("*") if path.is_dir()), folder]:
         sync(path)
+
+
+def relist(folder: Path, kind: str, changes: Mapping[str, str | None]) -> None:
+    """Put files on the list of a sealed folder, or take them off it.
+
+    Args:
+        folder: sealed.
+        kind: see `seal`.
+        changes: of each file its sha256, or None to take it off.
+
+    Raises:
+        CheckpointError: the folder is damaged.
+        ResourceError: it cannot be written; the old list stands.
+    """
+    files: dict[str, str | None] = {**verified(folder, kind), **changes}
+    body = {
+        "format": f"distill {kind}",
+        "files": {name: files[name] for name in sorted(files) if files[name] is not None},
+    }
+    with whole(folder / MANIFEST) as aside:
+        aside.write_text(sealed_text(body), encoding="utf-8")
 
 
 @contextlib.contextmanager

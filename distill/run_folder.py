@@ -13,6 +13,7 @@ from distill.errors import CheckpointError, DistillError, ResourceError
 from distill.manifest import is_sealed, sealed_text
 
 Role = Literal["teacher", "student", "baseline"]
+ONNX_FILE = "onnx/model.onnx"  # in a student's folder, where the hub looks for it
 
 
 class RunFolder:
@@ -31,6 +32,7 @@ class RunFolder:
         self.report = self.path / "report.json"
         self.preflight = self.path / "preflight.json"
         self.excerpts = self.path / "excerpts.json"
+        self.onnx = self.path / "onnx.json"
 
     def fit(self, name: str) -> Path:
         """What is known about a finished fit."""

@@ -38,6 +38,7 @@ MODEL_FILES = (
     "chat_template.jinja",
     "provenance.json",
     "manifest.json",
+    "onnx/model.onnx",
 )
 SHOWN_FILES = (
     "README.md",
@@ -73,20 +74,25 @@ class Upload:
 
 
 def is_published(name: str) -> bool:
-    """Whether a file of this name is one of those that are published."""
+    """Whether a file of this name, with its folder, is one of those that are published."""
     return name in MODEL_FILES or name in SHOWN_FILES
 
 
 def published_files(folder: Path) -> list[Path]:
-    """The files of a folder that is to be published, in name order.
+    """The files of a folder that is to be published, in name order, those of the folder in it that is published too.
 
     Raises:
         PublishError: it holds something that is not published, or a link.
     """
-    files = sorted(folder.iterdir())
-    for file in files:
-        if file.is_symlink() or not file.is_file() or not is_published(file.name):
+    inside = {Path(name).parent.as_posix() for name in MODEL_FILES}
+    files = []
+    for file in sorted(folder.rglob("*")):
+        name = file.relative_to(folder).as_posix()
+        if file.is_dir() and not file.is_symlink() and name in inside:
+            continue
+        if file.is_symlink() or not file.is_file() or not is_published(name):
             raise PublishError(f"{file}: is none of the files that are published; remove it")
+        files.append(file)
     return files
 
 
@@ -114,10 +120,12 @@ def upload_folder(folder: Path, repository: str, *, private: bool, message: str)
         raise PublishError(f"--to {ascii(repository)[1:-1]}: must be OWNER/NAME as the hub writes it")
     files = published_files(folder)
     api = HfApi(library_name="distill")
-    return _tried(lambda: _upload_once(api, files, repository, private, message), repository)
+    return _tried(lambda: _upload_once(api, folder, files, repository, private, message), repository)
 
 
-def _upload_once(api: HfApi, files: list[Path], repository: str, private: bool, message: str) -> Upload:
+def _upload_once(
+    api: HfApi, folder: Path, files: list[Path], repository: str, private: bool, message: str
+) -> Upload:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     there = _repository(api, repository, private)
@@ -135,9 +143,10 @@ def _upload_once(api: HfApi, files: list[Path], repository: str, private: bool, 
             )
     changes: list[CommitOperationAdd | CommitOperationDelete] = []
     for file in files:
-        entry = stored.pop(file.name, None)
+        name = file.relative_to(folder).as_posix()
+        entry = stored.pop(name, None)
         if entry is None or not _same(file, entry):
-            changes.append(CommitOperationAdd(file.name, str(file)))
+            changes.append(CommitOperationAdd(name, str(file)))
     changes += [CommitOperationDelete(path) for path in sorted(stored) if path != HUBS_OWN]
     if not changes:
         return Upload(url, head, changed=False)

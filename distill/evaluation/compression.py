@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from distill.models import Batch, DataSet
+    from distill.models.onnx_file import OnnxModel
 
 LATENCY_BATCHES = (1, 32)
 THROUGHPUT_BATCH = 32
@@ -103,7 +104,7 @@ def measure(
 
 
 def latency(
-    models: Mapping[str, PreTrainedModel], features: Mapping[str, DataSet], device: torch.device
+    models: Mapping[str, PreTrainedModel | OnnxModel], features: Mapping[str, DataSet], device: torch.device
 ) -> dict[str, dict[str, float]]:
     """Median milliseconds of a forward pass at batch 1 and 32, the models taking turns.
 
@@ -223,7 +224,7 @@ def _batch(feature: DataSet, count: int, device: torch.device) -> Batch:
     return feature.batch(index).to(device)
 
 
-def _timed(model: PreTrainedModel, batch: Batch, device: torch.device) -> float:
+def _timed(model: PreTrainedModel | OnnxModel, batch: Batch, device: torch.device) -> float:
     with torch.inference_mode():
         started = time.perf_counter()
         model(**batch.inputs)

@@ -7,6 +7,7 @@ from distill.models.dropout import set_dropout
 from distill.models.ensemble import EnsembleInTurn, EnsembleTeacher
 from distill.models.layers import evenly_spaced, keep_layers
 from distill.models.new_tokenizer import train_tokenizer
+from distill.models.onnx_file import OnnxFile
 from distill.models.outline import outline
 from distill.models.prediction import Prediction, SparsePrediction
 from distill.models.refit import refit_before_dropped
@@ -28,6 +29,7 @@ __all__ = [
     "MaskedTokens",
     "ModelSource",
     "NextTokens",
+    "OnnxFile",
     "Prediction",
     "RememberedTeacher",
     "SparsePrediction",

@@ -9,7 +9,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill.disk import refused, sync
+import torch
+
+from distill.disk import refused, remove, sync
 from distill.errors import ModelError
 from distill.losses import Vocabularies
 from distill.manifest import MANIFEST, seal
@@ -18,16 +20,18 @@ from distill.models.batch import Batch
 from distill.models.depth import Layers, choose_layers
 from distill.models.layers import keep_layers, rows_of
 from distill.models.loading import HeadKind, load_model, load_tokenizer, model_from_config, quiet_transformers
+from distill.models.onnx_file import OnnxFile, check_onnx_packages, write_onnx
 from distill.models.prediction import Prediction
-from distill.models.recording import model_shape, run, token_weights
+from distill.models.recording import model_shape, run, token_weights, unwrapped
 from distill.models.smaller_tokenizer import pieces_of
 from distill.models.source import MODEL_KIND, PROVENANCE_FILE, ModelSource, find_model
 from distill.models.vocabulary import keep_tokenizer_tokens, keep_tokens, needed_tokens, replace_tokens
 from distill.models.width import Activity, choose_width, keep_width
+from distill.run_folder import ONNX_FILE
 from distill.upload import upload_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -273,6 +277,7 @@ class Student:
             try:
                 self._write(aside, folder)
                 seal(aside, MODEL_KIND)
+                remove(folder / ONNX_FILE)  # of other weights
                 for file in [aside / MANIFEST, *(path for path in aside.rglob("*") if path.is_file())]:
                     if file.exists():  # the manifest comes twice
                         target = folder / file.relative_to(aside)
@@ -281,6 +286,32 @@ class Student:
             finally:
                 shutil.rmtree(aside, ignore_errors=True)
             sync(folder)
+
+    def export_onnx(self, folder: str | Path, batches: Sequence[Mapping[str, Tensor]] = ()) -> OnnxFile:
+        """Save it as `save` does, with `onnx/model.onnx` beside: what onnxruntime, transformers.js and optimum run.
+
+        The file has dynamic batch and sequence axes and no cache of keys and values. It is kept if onnxruntime's logits on
+        batches of several shapes are torch's to 1e-4 (of the largest logit, where that is above 1), and `manifest.json` holds
+        its sha256.
+
+        Args:
+            folder: where to.
+            batches: inputs of real examples, as a forward pass takes them, to compare on besides random tokens.
+
+        Raises:
+            ModelError: the extra `onnx` is not installed, the adapter cannot be merged, or the student is saved but torch
+                cannot export it, or its logits differ.
+            ResourceError: the folder cannot be written.
+        """
+        check_onnx_packages()
+        if is_adapted(self.model) and not is_mergeable(self.model):
+            raise ModelError("export_onnx: an adapter that cannot be merged is not exported to ONNX")
+        self.save(folder)
+        with quiet_transformers():
+            own = type(unwrapped(self.model)).from_pretrained(
+                folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
+            )
+        return write_onnx(own, self.tokenizer, Path(folder), batches)
 
     def _write(self, folder: Path, home: Path) -> None:
         """The files of a folder that will stand at `home`."""

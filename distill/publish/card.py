@@ -12,8 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from distill.publish.licenses import Ancestor
 from distill.publish.subject import Subject
-from distill.publish.usage import code
-from distill.report.markdown import METRIC_NAMES, how_it_was_made, millions, points, role_title
+from distill.publish.usage import code, onnx_code
+from distill.report.markdown import (
+    METRIC_NAMES,
+    how_it_was_made,
+    millions,
+    onnx_tables,
+    points,
+    role_title,
+)
 from distill.tasks import SUPERGLUE
 
 if TYPE_CHECKING:
@@ -63,11 +70,13 @@ def model_card(
         _what_it_is(subject),
         _verdict(subject),
         _models(subject),
+        onnx_tables(subject.report, subject.task.name),
         _scores(subject),
         "![compression against score](compression.png)",
         _plot_says(subject),
         "## What these numbers do not say\n\n" + "\n".join(f"- {line}" for line in _limits(subject)),
         f"## How to use it\n\n```python\n{code(subject, repository, tokenizer, adapter=adapter)}```",
+        _with_onnxruntime(subject, repository, tokenizer),
         how_it_was_made(subject.report),
         "`recipe.yaml` is the run's own but for folders of the machine, of which the last part is left, and for where "
         "it kept its files. The digest is that of the recipe as it was.",
@@ -230,6 +239,15 @@ def _scores(subject: Subject) -> str:
     rows.append(("majority", student["majority"]))
     return f"| {_data_name(subject)}, dev, n = {student['n']} | {unit} |\n|---|--:|\n" + "\n".join(
         f"| {title} | {points(values, metrics)} |" for title, values in rows
+    )
+
+
+def _with_onnxruntime(subject: Subject, repository: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    if subject.task.name not in subject.report.get("onnx", {"tasks": {}})["tasks"]:
+        return ""
+    return (
+        "With onnxruntime, without torch (`pip install onnxruntime transformers`):\n\n"
+        f"```python\n{onnx_code(subject, repository, tokenizer)}```"
     )
 
 

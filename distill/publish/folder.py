@@ -21,6 +21,7 @@ from distill.publish.licenses import Ancestor
 from distill.publish.subject import Subject, without_folders
 from distill.report.markdown import to_markdown
 from distill.report.page import to_html
+from distill.run_folder import ONNX_FILE
 from distill.upload import MODEL_FILES
 
 PLOT = "compression.png"
@@ -72,7 +73,8 @@ def write_folder(
             if file.name == "provenance.json":
                 _write_json(folder / file.name, without_folders(read_object(str(student), file)))
             else:
-                shutil.copyfile(file, folder / file.name)
+                (folder / file.relative_to(student)).parent.mkdir(exist_ok=True)
+                shutil.copyfile(file, folder / file.relative_to(student))
         seal(folder, MODEL_KIND)  # whoever downloads it can tell whether it is whole
         if (subject.folder.path / PLOT).is_file():
             shutil.copyfile(subject.folder.path / PLOT, folder / PLOT)
@@ -92,7 +94,7 @@ def write_folder(
             adapter=adapter,
         )
         (folder / "README.md").write_text(card, encoding="utf-8")
-    files = sorted(folder.iterdir())
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
     for file in files:
         _refuse_private(file)
     return files
@@ -108,7 +110,10 @@ def check_student(subject: Subject, student: Path) -> None:
     if not weights_file(student).is_file():
         raise PublishError(f"{student}: holds no student; `distill run` finishes the run")
     _students(student)
-    verified(student, MODEL_KIND)
+    if ONNX_FILE not in verified(student, MODEL_KIND) and (student / ONNX_FILE).exists():
+        raise PublishError(
+            f"{student / ONNX_FILE}: is not what the run wrote (no manifest names it); remove it"
+        )
     expected = subject.fits["student"]["bytes"]
     size = weights_file(student).stat().st_size
     if size != expected:
@@ -147,12 +152,16 @@ def check_student(subject: Subject, student: Path) -> None:
 
 def _students(folder: Path) -> list[Path]:
     """A student's files, without what is made anew: the manifest, and the README that peft writes beside an adapter."""
-    files = [file for file in sorted(folder.iterdir()) if file.name not in (MANIFEST, "README.md")]
-    for file in files:
-        if file.is_dir() or file.name not in MODEL_FILES:
+    files = []
+    for file in sorted(folder.rglob("*")):
+        name = file.relative_to(folder).as_posix()
+        if name in (MANIFEST, "README.md") or (file.is_dir() and name == Path(ONNX_FILE).parent.as_posix()):
+            continue
+        if file.is_dir() or name not in MODEL_FILES:
             raise PublishError(
                 f"{file}: is no file of a student that distill publishes; look at it, and remove it from there"
             )
+        files.append(file)
     return files
 
 

@@ -88,7 +88,7 @@ def publish_run(
             language=language,
             base_model=base_model,
         )
-        sizes = {file.name: file.stat().st_size for file in files}
+        sizes = {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
         upload = None
         if not dry_run:
             message = f"Student of {subject.report['teacher']['name']} on {subject.task.title}, by distill"

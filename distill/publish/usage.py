@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from distill.publish.subject import Subject
+from distill.run_folder import ONNX_FILE
 from distill.tasks import TASKS, Example
 from distill.tasks.demo import FAMILIES, rows
 
@@ -48,6 +49,90 @@ def code(subject: Subject, repository: str, tokenizer: PreTrainedTokenizerBase, 
         f"name = {repository!r}\n"
         f"tokenizer = AutoTokenizer.from_pretrained(name)\n"
         f"model = {load}.from_pretrained(name{settings}).eval()\n\n" + write(subject, example, tokenizer)
+    )
+
+
+def onnx_code(subject: Subject, repository: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Python that lets onnxruntime answer the same example, without torch.
+
+    Args:
+        subject: what is published, with its ONNX file.
+        repository: OWNER/NAME, or a folder.
+        tokenizer: the student's.
+    """
+    example, task = example_of(subject.task.name), subject.task
+    cut = f"max_length={subject.recipe.data.max_length}"
+    if subject.head == "classification":
+        first, second = example.texts[0]
+        texts = f"{first!r},{INDENT}" + (
+            "" if second is None else f"{_between(tokenizer) + second!r},{INDENT}"
+        )
+        answer = (
+            f"inputs = tokenizer({INDENT}{texts}truncation={_cut(subject, second)!r}, {cut}, "
+            'return_tensors="np",\n)\n'
+            "logits = said(inputs)[0]\n"
+            "shares = np.exp(logits - logits.max())\n"
+            "for number, label in AutoConfig.from_pretrained(name).id2label.items():\n"
+            '    print(f"{label}: {shares[number] / shares.sum():.3f}")\n'
+        )
+    elif subject.head == "multiple_choice":
+        choices = [_between(tokenizer) + (second or "") for _, second in example.texts]
+        answer = (
+            f"question = {example.texts[0][0]!r}\nchoices = {choices!r}\n"
+            "inputs = tokenizer(\n    [question] * len(choices), choices, padding=True, "
+            f'truncation={_cut(subject, choices[0])!r}, {cut}, return_tensors="np",\n)\n'
+            "logits = said({key: value[None] for key, value in inputs.items()})[0]\n"
+            "shares = np.exp(logits - logits.max())\n"
+            "for choice, share in zip(choices, shares / shares.sum()):\n"
+            '    print(f"{choice.strip()}: {share:.3f}")\n'
+        )
+    elif subject.head == "masked_lm":
+        answer = (
+            f'inputs = tokenizer({example.texts[0][0]!r} + " " + tokenizer.mask_token, return_tensors="np")\n'
+            'hidden = (inputs["input_ids"][0] == tokenizer.mask_token_id).argmax()\n'
+            "best = said(inputs)[0, hidden].argsort()[::-1][:5]\n"
+            "print([tokenizer.decode([token]) for token in best])\n"
+        )
+    elif subject.head == "causal_lm":
+        text = repr(example.texts[0][0] if task.name == "text" else task.completion(example).prompt.text)
+        prompt, special = f"prompt = {text}\n", ""
+        if subject.recipe.data.chat:
+            special = ", add_special_tokens=False"
+            prompt = (
+                f"message = [{{'role': 'user', 'content': {text}}}]\n"
+                "prompt = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)\n"
+            )
+        answer = (
+            f"{prompt}"
+            f'ids = tokenizer(prompt{special}, return_tensors="np")["input_ids"]\n'
+            "for _ in range(20):  # the whole text is read again for each token\n"
+            '    token = said({"input_ids": ids, "attention_mask": np.ones_like(ids)})[0, -1].argmax()\n'
+            "    if token == tokenizer.eos_token_id:\n        break\n"
+            "    ids = np.append(ids, [[token]], axis=1)\n"
+            "print(tokenizer.decode(ids[0], skip_special_tokens=True))\n"
+        )
+    else:
+        answer = (
+            f"inputs = tokenizer({task.text_to_text(example).source.text!r}, truncation=True, {cut}, "
+            'return_tensors="np")\n'
+            "ids = np.array([[AutoConfig.from_pretrained(name).decoder_start_token_id]])\n"
+            "for _ in range(20):  # all that is written is read again for each token\n"
+            '    token = said({**inputs, "decoder_input_ids": ids})[0, -1].argmax()\n'
+            "    if token == tokenizer.eos_token_id:\n        break\n"
+            "    ids = np.append(ids, [[token]], axis=1)\n"
+            "print(tokenizer.decode(ids[0], skip_special_tokens=True))\n"
+        )
+    config = "AutoConfig, " if "AutoConfig" in answer else ""
+    return (
+        "import numpy as np\nimport onnxruntime\nfrom huggingface_hub import hf_hub_download\n"
+        f"from transformers import {config}AutoTokenizer\n\n"
+        f"name = {repository!r}\n"
+        f"path = hf_hub_download(name, {ONNX_FILE!r})\n"
+        "tokenizer = AutoTokenizer.from_pretrained(name)\n"
+        'session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])\n\n\n'
+        "def said(inputs):\n"
+        "    return session.run(None, {each.name: inputs[each.name] for each in session.get_inputs()})[0]\n\n\n"
+        + answer
     )
 
 

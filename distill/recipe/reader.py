@@ -182,6 +182,7 @@ class _Sections:
     train: TrainRecipe | None
     loss: tuple[Any, ...] | None
     report_to: tuple[Tracker, ...] | None
+    onnx: bool | None
 
 
 def _validate(root: Node, check_surroundings: bool) -> tuple[Recipe | None, list[Mistake]]:
@@ -194,7 +195,13 @@ def _validate(root: Node, check_surroundings: bool) -> tuple[Recipe | None, list
         mistakes = in_plain_words(error, document, lambda place: known_keys(place, document))
     if recipe is not None:
         sections = _Sections(
-            recipe.data, recipe.teacher, recipe.student, recipe.train, recipe.loss, recipe.report_to
+            recipe.data,
+            recipe.teacher,
+            recipe.student,
+            recipe.train,
+            recipe.loss,
+            recipe.report_to,
+            recipe.onnx,
         )
     else:
         sections = _sections(document)
@@ -221,6 +228,7 @@ def _sections(document: Any) -> _Sections:
         train=section("train", TrainRecipe, TrainRecipe()),
         loss=section("loss", tuple[DiscriminatedLoss, ...], None),
         report_to=section("report_to", tuple[Tracker, ...], ()),
+        onnx=section("onnx", bool, False),
     )
 
 
@@ -250,6 +258,7 @@ def _surroundings_mistakes(sections: _Sections) -> list[Mistake]:
         if sections.teacher is not None:
             mistakes += surroundings.shape_mistakes(sections.student, sections.teacher, sections.data)
     mistakes += surroundings.tracker_mistakes(sections.report_to or ())
+    mistakes += surroundings.onnx_mistakes(sections.onnx or False)
     return mistakes
 
 

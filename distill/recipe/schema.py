@@ -48,6 +48,9 @@ class Recipe:
         report_to: Experiment trackers that are told what metrics.jsonl says, in the words of transformers: [tensorboard],
             [trackio, wandb], … TensorBoard's files are in trackers/ of the run's folder. Changes no result.
             Default: none.
+        onnx: Write each task's student, of the first seed, as onnx/model.onnx beside its weights too, for onnxruntime, and
+            put its latency beside torch's in the report. Needs the extra onnx: pip install "distill[onnx]". Changes no
+            other result. Default false.
     """
 
     name: Name
@@ -65,6 +68,7 @@ class Recipe:
     output: Location | None = None
     cache: Location | None = None
     report_to: tuple[Tracker, ...] = ()
+    onnx: bool = False
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from .budget import budget_of, fitted, local_config
 from .data import DataRecipe
+from .packages import missing_for_onnx
 from .shape import width_mistakes
 from .student import StudentRecipe, StudentVocabulary
 from .teacher import TeacherRecipe
@@ -73,6 +74,12 @@ def tracker_mistakes(report_to: Sequence[Tracker]) -> list[Mistake]:
         if all(importlib.util.find_spec(package) is None for package in _TRACKERS.get(tracker, (tracker,)))
         for name in [tracker.replace("_", "-")]
     ]
+
+
+def onnx_mistakes(onnx: bool) -> list[Mistake]:
+    """An export whose packages are not installed."""
+    missing = missing_for_onnx() if onnx else ""
+    return [(("onnx",), missing)] if missing else []
 
 
 def shape_mistakes(student: StudentRecipe, teacher: TeacherRecipe, data: DataRecipe | None) -> list[Mistake]:

@@ -34,9 +34,9 @@ def public_recipe(recipe: Recipe) -> str:
 
 
 def recipe_sha256(recipe: Recipe) -> str:
-    """The SHA-256, in hex, of what the recipe does: all but output, cache, preflight, report_to and description."""
+    """The SHA-256, in hex, of what the recipe does: all but output, cache, preflight, report_to, onnx and description."""
     plain = _plain(recipe)
-    for key in ("output", "cache", "preflight", "report_to", "description"):
+    for key in ("output", "cache", "preflight", "report_to", "onnx", "description"):
         plain.pop(key, None)
     text = json.dumps(
         _canonical(plain), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False

@@ -21,7 +21,7 @@ from distill.evaluation import (
 )
 from distill.evaluation.calibration import BINS
 from distill.recipe import Recipe, public_recipe, read_recipe, recipe_sha256
-from distill.run_folder import Role, RunFolder, fit_name, read_json
+from distill.run_folder import ONNX_FILE, Role, RunFolder, fit_name, read_json
 from distill.tasks import (
     DIAGNOSTICS,
     PLAIN_TEXT,
@@ -47,7 +47,9 @@ def build_report(folder: RunFolder) -> dict[str, Any]:
     What it costs to run a model stands in the block of its role: `latency_ms` and, in runs measured since there are
     these, `throughput` (batch, examples_per_second, tokens_per_second), `flops` (per_token, and the tokens of the pass
     they were counted in) and `peak_memory` (bytes: weights, batch_1, batch_32); `measured` says on which task, device,
-    processor and threads, with how many passes. A student alone has the student's.
+    processor and threads, with how many passes. A student alone has the student's. `onnx` is there where students were
+    exported: by task the file's bytes, sha256, opset and largest difference from torch's logits, and `measured`:
+    `latency_ms` of the first task's student in torch and in onnxruntime, both on the CPU.
 
     Raises:
         DistillError: the run is not finished; the line names the first missing file.
@@ -119,6 +121,8 @@ def build_report(folder: RunFolder) -> dict[str, Any]:
     report["sharing"] = measured["sharing"]
     if "measured" in measured:
         report["measured"] = measured["measured"]
+    if onnx := _onnx(folder, tasks):
+        report["onnx"] = onnx
     report["training"] = {
         "loss": [asdict(term) for term in recipe.loss],
         "seeds": list(recipe.seeds),
@@ -302,6 +306,20 @@ def _shapes(fits: Mapping[Role, Mapping[str, list[dict[str, Any]]]], task: str) 
         "student": student.get("outline"),
         "start": student["provenance"],
     }
+
+
+def _onnx(folder: RunFolder, tasks: Sequence[str]) -> dict[str, Any]:
+    """What is known of the students' ONNX files that are there."""
+    if not folder.onnx.is_file():
+        return {}
+    known = read_json(folder.onnx)
+    made = {
+        task: known["tasks"][task]
+        for task in tasks
+        if task in known["tasks"] and (folder.model("student", task) / ONNX_FILE).is_file()
+    }
+    measured = {"measured": known["measured"]} if tasks[0] in made and "measured" in known else {}
+    return {"tasks": made, **measured} if made else {}
 
 
 def _gradient_before(folder: RunFolder, tasks: Sequence[str]) -> dict[str, Any]:

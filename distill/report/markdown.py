@@ -31,6 +31,7 @@ def to_markdown(report: Mapping[str, Any]) -> str:
         _kept(report),
         "![compression against score](compression.png)",
         _models_table(report),
+        onnx_tables(report),
         _tasks_table(report),
         _language_table(report),
         _diagnostics_table(report),
@@ -96,6 +97,44 @@ def _models_table(report: Mapping[str, Any]) -> str:
         f"{''.join(f'{each} | ' for each in more)}score (95 % interval) |\n|---|{'--:|' * (7 + len(more))}"
     )
     return f"Score: {report['data']['score_name']}.\n\n{head}\n" + "\n".join(rows)
+
+
+def onnx_tables(report: Mapping[str, Any], only: str | None = None) -> str:
+    """The students' ONNX files, and onnxruntime's speed beside torch's; nothing where there are none.
+
+    Args:
+        report: the content of report.json.
+        only: a task, whose file alone is told of.
+    """
+    found = report.get("onnx", {"tasks": {}})
+    rows = [
+        f"| {TASKS[task].title} | {file['bytes'] / 1e6:.1f} MB | {file['opset']} | {file['max_difference']:.1e} "
+        f"| {file['max_logit']:.1f} | {file['batches']} |"
+        for task, file in found["tasks"].items()
+        if only in (None, task)
+    ]
+    if not rows:
+        return ""
+    text = (
+        "The student is also `onnx/model.onnx`, which onnxruntime runs without torch. Its "
+        "logits were compared with torch's on batches of several shapes, with padding.\n\n"
+        "| ONNX | on disk | opset | largest difference | of logits up to | batches |\n|---|--:|--:|--:|--:|--:|\n"
+        + "\n".join(rows)
+    )
+    if "measured" not in found:
+        return text
+    measured = found["measured"]
+    times = measured["latency_ms"]
+    return (
+        f"{text}\n\n| {TASKS[measured['task']].title} student on the CPU | ms, batch 1 | ms, batch 32 |\n|---|--:|--:|\n"
+        + "\n".join(
+            f"| {name} {measured['versions'][name]} | {times[name]['batch_1']:.2f} | {times[name]['batch_32']:.1f} |"
+            for name in ("torch", "onnxruntime")
+        )
+        + f"\n\nMedians of {measured['passes']['batch_1']} and {measured['passes']['batch_32']} passes of "
+        f"{times['torch']['tokens_1']} and {times['torch']['tokens_32']} tokens, both taking turns, "
+        f"{measured['threads']} thread{'s' if measured['threads'] != 1 else ''}, {measured['processor']}."
+    )
 
 
 def _tasks_table(report: Mapping[str, Any]) -> str:

@@ -12,13 +12,14 @@ from distill.models.source import trusted_repositories
 from distill.processes import Processes, new_accelerator
 from distill.progress import Progress, Silent
 from distill.recipe import Recipe, read_recipe, recipe_sha256, write_recipe
-from distill.recipe.surroundings import tracker_mistakes
+from distill.recipe.surroundings import onnx_mistakes, tracker_mistakes
 from distill.recipe_data import load_recipe_data
 from distill.report import Report, read_report, write_report
 from distill.run_folder import RunFolder, read_json, write_json, write_text
 from distill.runs.corpus import Corpus
 from distill.runs.facts import data_facts, excerpts, measurements
 from distill.runs.job import Job
+from distill.runs.onnx_files import export_students, measure_onnx
 from distill.runs.trackers import open_trackers
 from distill.runs.workbench import Workbench
 from distill.tasks import DIAGNOSTICS, TASKS, TaskData
@@ -67,7 +68,11 @@ def run(
             if not run_folder.is_measured:
                 _measure(recipe, run_folder, data, accelerator.device, trusted, told)
             write_json(run_folder.excerpts, excerpts(recipe, run_folder, data))
-            write_report(run_folder.path)
+            try:
+                if recipe.onnx:
+                    export_students(recipe, run_folder, data, trusted, told)
+            finally:  # the run is finished, whatever becomes of this
+                write_report(run_folder.path)
 
         processes.first(finish)
         return read_report(run_folder.path)
@@ -100,14 +105,10 @@ def measure_again(
                     f"{run_folder.data}: the data of {TASKS[name].title} is not what this run was made with; "
                     "put that back to measure the run again"
                 )
-        _measure(
-            recipe,
-            run_folder,
-            data,
-            new_accelerator().device,
-            trusted_repositories(trust_remote_code),
-            progress or Silent(),
-        )
+        trusted, told = trusted_repositories(trust_remote_code), progress or Silent()
+        _measure(recipe, run_folder, data, new_accelerator().device, trusted, told)
+        if run_folder.onnx.is_file():
+            measure_onnx(recipe, run_folder, data, trusted, told)
 
 
 def _measure(
@@ -169,6 +170,8 @@ def _opened(
     missing = tracker_mistakes(recipe.report_to)
     if missing:
         raise RecipeError([f"report_to: {message}" for _, message in missing])
+    if lacks := onnx_mistakes(recipe.onnx):
+        raise RecipeError([f"onnx: {message}" for _, message in lacks])
     accelerator = new_accelerator(recipe.report_to, run_folder.path / "trackers")
     processes = Processes(accelerator)
     told = (progress or Silent()) if processes.main else Silent()

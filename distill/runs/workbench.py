@@ -16,7 +16,7 @@ from distill.cache import CacheSummary
 from distill.disk import remove, whole
 from distill.engine import Engine
 from distill.engine.reading import Reader, reading_for
-from distill.errors import CheckpointError, MismatchError
+from distill.errors import CheckpointError, MismatchError, ModelError
 from distill.evaluation import added, size, task_score
 from distill.losses import Labels, Total
 from distill.models import Batch, EnsembleTeacher, Student, Teacher, outline, parameter_budget
@@ -77,7 +77,12 @@ class Workbench:
         for part in job.parts:
             weights_precision(part.precision, job.accelerator.device)
         if job.recipe.student.adapter is not None:
-            adapter_config(job.recipe.student.adapter, job.reading.head)
+            config = adapter_config(job.recipe.student.adapter, job.reading.head)
+            if job.recipe.onnx and config.is_prompt_learning:
+                raise ModelError(
+                    f"onnx: {job.recipe.student.adapter['peft_type']} adds virtual tokens, which cannot be merged and are "
+                    "not exported; leave onnx out, or use an adapter without them, such as LORA"
+                )
 
     def fit_teacher(self) -> None:
         """Fine-tune the teacher, or each of several, or take what the recipe names as fine-tuned; store predictions."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -170,3 +172,23 @@ def recipe(official_folder: Path, tiny_bert: Path) -> Recipe:
 def finished(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Report:
     """One finished run, shared by the tests that only read it."""
     return run(recipe, tmp_path_factory.mktemp("runs") / "small")
+
+
+@pytest.fixture(scope="session")
+def with_onnx(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Path, Path]:
+    """A recipe of two tasks with `onnx: true`, its finished run, and the same run before it had that key."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason='needs pip install "distill[onnx]"')
+    train = dataclasses.replace(recipe.train, max_steps=6, save_steps=100, eval_steps=None)
+    plain = dataclasses.replace(
+        recipe,
+        data=dataclasses.replace(recipe.data, tasks=("cb", "copa")),
+        teacher=dataclasses.replace(recipe.teacher, train=train),
+        train=train,
+        preflight=False,
+    )
+    folder = run(plain, tmp_path_factory.mktemp("runs-with-onnx") / "run").folder
+    before = shutil.copytree(folder, folder.with_name("before"), copy_function=shutil.copy2)
+    wanted = dataclasses.replace(plain, onnx=True)
+    run(wanted, folder)
+    return wanted, folder, Path(before)

@@ -351,6 +351,16 @@ def footnotes(data: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def fronts_of(model: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+    """The fronts that a model stands on, in words."""
+    if len(model["fronts"]) == len(data["fronts"]):
+        return "all"
+    return ", ".join(
+        name.replace("_", " ").replace("non embedding", "non-embedding").replace("score speed", "speed and")
+        for name in model["fronts"]
+    )
+
+
 def _markdown(data: Mapping[str, Any]) -> str:
     lines = [
         "# Pareto front",
@@ -367,7 +377,7 @@ def _markdown(data: Mapping[str, Any]) -> str:
             f"| {model['score']['mean']:.1f} ({low:.1f} to {high:.1f}) | {model['parameters'] / 1e6:.2f} M "
             f"| {model['non_embedding_parameters'] / 1e6:.2f} M | {model['bytes'] / 1e6:.1f} MB "
             f"| {model['flops_per_token'] / 1e6:.2f} | {model['latency_ms']['batch_1']:.1f} | {model['speed']:.1f} "
-            f"| {model['peak_memory'] / 1e6:.0f} MB | {', '.join(model['fronts']).replace('_', ' ')} |"
+            f"| {model['peak_memory'] / 1e6:.0f} MB | {fronts_of(model, data)} |"
         )
     lines += ["", *(f"- {line}" for line in footnotes(data)), *(f"- {line}" for line in data["left_out"])]
     return "\n".join(lines) + "\n"

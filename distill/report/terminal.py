@@ -82,6 +82,8 @@ def show_front(front: Front, console: Console) -> None:
     """Print the models of a front, those that no other beats first, and what was left out."""
     from rich.table import Table
 
+    from distill.report.front import fronts_of
+
     data = front.data
     table = Table(title=data["score_name"], title_justify="left", title_style="bold")
     for heading in (
@@ -102,7 +104,7 @@ def show_front(front: Front, console: Console) -> None:
             f"{model['speed']:.1f}",
             f"{model['peak_memory'] / 1e6:.0f} MB",
             f"{model['score']['mean']:.1f}",
-            ", ".join(model["fronts"]).replace("_", " "),
+            fronts_of(model, data),
             style="" if model["fronts"] else "dim",
         )
     console.print()

@@ -49,7 +49,7 @@ def seal(folder: Path, kind: str) -> None:
     manifest = folder / MANIFEST
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path != manifest)
     digests = {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}
-    manifest.write_text(sealed_text({"format": f"distill {kind}", "files": digests}), encoding="utf-8")
+    manifest.write_text(_listed(kind, digests), encoding="utf-8")
     mode = manifest.stat().st_mode & 0o777
     for path in files:
         if path.stat().st_mode & 0o777 != mode:  # safetensors lets the owner alone read
@@ -60,25 +60,19 @@ def seal(folder: Path, kind: str) -> None:
         sync(path)
 
 
-def relist(folder: Path, kind: str, changes: Mapping[str, str | None]) -> None:
-    """Put files on the list of a sealed folder, or take them off it.
+def relist(folder: Path, kind: str, files: Mapping[str, str]) -> None:
+    """Give a sealed folder, of which something has changed, another list of its files.
 
     Args:
         folder: sealed.
         kind: see `seal`.
-        changes: of each file its sha256, or None to take it off.
+        files: all of its files with their sha256, as `verified` gave them and the change has it.
 
     Raises:
-        CheckpointError: the folder is damaged.
         ResourceError: it cannot be written; the old list stands.
     """
-    files: dict[str, str | None] = {**verified(folder, kind), **changes}
-    body = {
-        "format": f"distill {kind}",
-        "files": {name: files[name] for name in sorted(files) if files[name] is not None},
-    }
     with whole(folder / MANIFEST) as aside:
-        aside.write_text(sealed_text(body), encoding="utf-8")
+        aside.write_text(_listed(kind, files), encoding="utf-8")
 
 
 @contextlib.contextmanager
@@ -149,6 +143,10 @@ def verified(folder: Path, kind: str) -> dict[str, str]:
         if found != digest:
             raise CheckpointError(f"{folder}: {name} is damaged (its sha256 is not the manifest's)")
     return files
+
+
+def _listed(kind: str, files: Mapping[str, str]) -> str:
+    return sealed_text({"format": f"distill {kind}", "files": {name: files[name] for name in sorted(files)}})
 
 
 def _text(body: Mapping[str, Any]) -> str:

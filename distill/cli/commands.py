@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
 
-from distill.cli.screen import present, progress_of, say, show_scores, show_submission
+from distill.cli.screen import present, progress_of, say, say_json, show_scores, show_submission
 from distill.errors import DataError
 from distill.processes import speaks
 
@@ -74,7 +73,7 @@ def check(
         found = dry_run(read, progress=progress_of(quiet=as_json), trust_remote_code=trusted or ())
     if as_json:
         tried = {"preflight": {task: each.as_dict() for task, each in found.items()}} if preflight else {}
-        say(json.dumps(planned.as_dict() | tried, indent=1, ensure_ascii=False))
+        say_json(planned.as_dict() | tried)
         return
     say("\n\n".join([planned.as_text(), *(each.as_text() for each in found.values())]))
 
@@ -133,7 +132,7 @@ def cache(
             name: {**asdict(each), "folder": str(each.folder), "bytes_per_row": each.bytes_per_row}
             for name, each in summaries.items()
         }
-        say(json.dumps(rows, indent=1))
+        say_json(rows)
         return
     say(f"  {'teacher':<16} {'examples':>9} {'rows':>11} {'MB':>9} {'bytes/row':>10} {'asked now':>10}")
     for name, each in summaries.items():
@@ -256,7 +255,7 @@ def publish(
         out=out,
     )
     if as_json:
-        say(json.dumps(asdict(done), indent=1))
+        say_json(asdict(done))
         return
     for name, size in done.files.items():
         say(f"  {size:>13,}  {name}")
@@ -375,7 +374,10 @@ def evaluate(
                 progress=progress_of(quiet=as_json),
                 trust_remote_code=trusted or (),
             )
-        show_submission(found, as_json)
+        if as_json:
+            say_json(found)
+        else:
+            show_submission(found)
         return
     if partial:
         raise DataError("evaluate: --partial is for --submission")
@@ -396,7 +398,10 @@ def evaluate(
             progress=progress_of(quiet=as_json),
             trust_remote_code=trusted or (),
         )
-        show_scores(results, json.dumps({"tasks": results}, indent=1) if as_json else None)
+        if as_json:
+            say_json({"tasks": results})
+        else:
+            show_scores(results)
         return
     if not tasks:
         raise DataError("evaluate: give --task, or --submission ZIP")
@@ -432,8 +437,10 @@ def evaluate(
             )
             for task in tasks
         }
-    result = results[tasks[0]] if len(tasks) == 1 else {"tasks": results}
-    show_scores(results, json.dumps(result, indent=1) if as_json else None)
+    if as_json:
+        say_json(results[tasks[0]] if len(tasks) == 1 else {"tasks": results})
+    else:
+        show_scores(results)
 
 
 @app.command()
@@ -471,7 +478,10 @@ def conformance(
     from distill.losses.conformance import conformance as run_laws  # type: ignore[import-not-found]
 
     result = run_laws(loss)
-    say(json.dumps(result.as_dict(), indent=1, ensure_ascii=False) if as_json else result.as_text())
+    if as_json:
+        say_json(result.as_dict())
+    else:
+        say(result.as_text())
     if not result.obeyed:
         raise typer.Exit(1)
 

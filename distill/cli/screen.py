@@ -35,21 +35,18 @@ def present(data: Any, as_json: bool, show: Callable[[Console], None]) -> None:
     if not speaks():
         return
     if as_json:
-        say(json.dumps(data, indent=1, ensure_ascii=False))
+        say_json(data)
         return
     from rich.console import Console
 
     show(Console(width=None if sys.stdout.isatty() else 120))
 
 
-def show_scores(results: dict[str, dict[str, Any]], as_json: str | None) -> None:
+def show_scores(results: dict[str, dict[str, Any]]) -> None:
     """Scores by task, beside those of lm-evaluation-harness where it was asked."""
     from distill.independent_check import comparison
     from distill.tasks import TASKS
 
-    if as_json is not None:
-        say(as_json)
-        return
     if any("lm_eval" in result for result in results.values()):
         say(comparison(results))
     for task, result in results.items():
@@ -63,13 +60,10 @@ def show_scores(results: dict[str, dict[str, Any]], as_json: str | None) -> None
             say(f"note: {note}")
 
 
-def show_submission(found: dict[str, Any], as_json: bool) -> None:
+def show_submission(found: dict[str, Any]) -> None:
     """What a leaderboard's zip holds, and what it lacks."""
     from distill.tasks import TASKS
 
-    if as_json:
-        say(json.dumps(found, indent=1, ensure_ascii=False))
-        return
     for name, count in found["units"].items():
         cut = found.get("truncated", {}).get(name, 0)
         nameless = found["unnamed"].get(name, 0)
@@ -84,6 +78,11 @@ def show_submission(found: dict[str, Any], as_json: bool) -> None:
         "not a whole submission" if found["missing"] else "a whole submission, in the leaderboard's layout"
     )
     say(f"{found['submission']}: {whole}")
+
+
+def say_json(data: Any) -> None:
+    """One JSON object, for machines."""
+    say(json.dumps(data, indent=1, ensure_ascii=False))
 
 
 def say(text: str, *, to_stderr: bool = False) -> None:

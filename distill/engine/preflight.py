@@ -538,7 +538,7 @@ class _Peak:
             torch.cuda.reset_peak_memory_stats(device)
         else:
             # What an earlier training has freed may still be the process's, and would hide what this one needs.
-            with contextlib.suppress(OSError, AttributeError):
+            with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library, or Windows
                 ctypes.CDLL(None).malloc_trim(0)  # of glibc
             with contextlib.suppress(OSError):
                 Path("/proc/self/clear_refs").write_text("5")  # forget the high-water mark

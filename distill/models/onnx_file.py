@@ -159,12 +159,14 @@ def write_onnx(
                     f"{largest:.2g} (at most {TOLERANCE * max(1.0, largest):.2g} is allowed); it was not kept"
                 )
             size, digest = aside.stat().st_size, sha256_of(aside)
-            if ONNX_FILE in listed:  # not listed while it is replaced: the folder is whole at any moment
-                relist(folder, MODEL_KIND, {ONNX_FILE: None})
+            if listed.pop(
+                ONNX_FILE, None
+            ):  # not listed while it is replaced: the folder is whole at any moment
+                relist(folder, MODEL_KIND, listed)
     finally:
         with contextlib.suppress(OSError):
             target.parent.rmdir()  # if nothing is in it
-    relist(folder, MODEL_KIND, {ONNX_FILE: digest})
+    relist(folder, MODEL_KIND, {**listed, ONNX_FILE: digest})
     return OnnxFile(size, digest, opset, names, len(tried), found, largest)
 
 

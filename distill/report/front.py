@@ -355,10 +355,11 @@ def fronts_of(model: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     """The fronts that a model stands on, in words."""
     if len(model["fronts"]) == len(data["fronts"]):
         return "all"
-    return ", ".join(
-        name.replace("_", " ").replace("non embedding", "non-embedding").replace("score speed", "speed and")
-        for name in model["fronts"]
-    )
+    words = {
+        "non_embedding_parameters": "parameters without embeddings",
+        "score_speed_memory": "speed and memory",
+    }
+    return ", ".join(words.get(name, name.replace("_", " ")) for name in model["fronts"])
 
 
 def _markdown(data: Mapping[str, Any]) -> str:

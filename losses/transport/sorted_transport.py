@@ -28,7 +28,7 @@ class SortedTransport(Loss):
 
     With `kept`, only the K likeliest classes are compared one by one and the rest of each row as one number. That
     value is a lower bound; "tail_bound", in what `evaluate` returns, is how much at most the mean lies below the
-    exact one, and the time is a quarter.
+    exact one, and the time from a quarter to all of it, by how fast the processor sorts.
 
     Paper: Boizard et al. 2024 (Universal Logit Distillation), arXiv:2402.12030, section 3, the logit term; its code
         gives the same number a row.
